@@ -1,0 +1,266 @@
+/*
+ * supply.c - addresses for nodes and data, and the reserves that keep a full disk from wedging (contract H)
+ *
+ * Addresses of nodes are taken from the map a handful at a time, so that nodes born together lie together, and wait in
+ * a pool: planning a batch then takes them without reading the map. The reserves are such addresses too, taken and kept,
+ * not a number subtracted from a count: so they are whole runs, whatever fragmentation does to the rest. All of it is
+ * `used` only, never durable, and therefore free again after a crash.
+ *
+ *	normal     pool, map;			only while both reserves are full
+ *	releasing  pool, map, reserve (b)	operations that make room: unlink, truncate down
+ *	system     pool, map, reserves (c), (b)	checkpoint, abort, deletion of snapshots
+ *
+ * Blocks that were claimed (fallocate) are kept back from everything but what claimed them.
+ */
+#include "btree/err.h"
+#include "btree/mem.h"
+#include "wal/store_int.h"
+
+#define POOL_REFILL 64u /* nodes taken from the map at once, where there is plenty */
+
+static uint32_t node_blocks(const struct store *s)
+{
+	return s->super.node_size / BLOCK_SIZE;
+}
+
+static int push(struct node_stack *st, struct node_addr na)
+{
+	if (mem_grow((void **)&st->at, &st->cap, st->n + 1, sizeof(*st->at)))
+		return -ENOMEM;
+	st->at[st->n++] = na;
+	return 0;
+}
+
+/* Frees what may be given back to everybody; supply.lock held. */
+static void pool_to_map(struct store *s)
+{
+	struct node_stack *pool = &s->supply.pool;
+
+	while (pool->n) {
+		struct node_addr na = pool->at[--pool->n];
+
+		(void)space_free(s->space, na.addr, node_blocks(s));
+		if (na.copy)
+			(void)space_free(s->space, na.copy, node_blocks(s));
+	}
+}
+
+/* Blocks the map can still give without touching what is claimed. */
+static uint64_t unclaimed(struct store *s)
+{
+	int64_t claims = atomic_load(&s->claims);
+	uint64_t free = space_free_blocks(s->space);
+
+	return claims > 0 && (uint64_t)claims > free ? 0 : free - (uint64_t)(claims > 0 ? claims : 0);
+}
+
+/* Takes up to n nodes from the map into `to`; at least one, or -ENOSPC. supply.lock held. */
+static int from_map(struct store *s, struct node_stack *to, size_t n, bool claimed_too)
+{
+	uint32_t nb = node_blocks(s), got, got2 = 0;
+	uint64_t addr, copy = 0, room = claimed_too ? space_free_blocks(s->space) : unclaimed(s);
+	uint64_t each = s->live.tree.copies ? 2 * nb : nb;
+	int err;
+
+	if (room < each)
+		return -ENOSPC;
+	if (n > room / each)
+		n = room / each;
+	if (mem_grow((void **)&to->at, &to->cap, to->n + n, sizeof(*to->at)))
+		return -ENOMEM;
+	err = space_alloc(s->space, SPACE_NODES, nb, (uint32_t)n * nb, &addr, &got);
+	if (err)
+		return err;
+	if (s->live.tree.copies) {
+		err = space_alloc(s->space, SPACE_COPIES, nb, got / nb * nb, &copy, &got2);
+		if (err) {
+			(void)space_free(s->space, addr, got);
+			return err;
+		}
+	}
+	n = got / nb;
+	if (copy && got2 / nb < n)
+		n = got2 / nb;
+	if (got > n * nb)
+		(void)space_free(s->space, addr + n * nb, got - n * nb);
+	if (got2 > n * nb)
+		(void)space_free(s->space, copy + n * nb, got2 - n * nb);
+	/* The stack gives from its end: push backwards, so that addresses come in ascending order. */
+	for (size_t i = n; i--;)
+		to->at[to->n++] = (struct node_addr){ addr + i * nb, copy ? copy + i * nb : 0 };
+	return 0;
+}
+
+static void refill(struct store *s, struct node_stack *reserve, size_t full)
+{
+	while (reserve->n < full) {
+		if (s->supply.pool.n) {
+			if (push(reserve, s->supply.pool.at[s->supply.pool.n - 1]))
+				return;
+			s->supply.pool.n--;
+		} else if (from_map(s, reserve, full - reserve->n, false)) {
+			return;
+		}
+	}
+}
+
+/* The reserve for the checkpoint first: everything else depends on it. supply.lock held. */
+static bool reserves_full(struct store *s)
+{
+	struct supply *u = &s->supply;
+
+	refill(s, &u->system, u->system_full);
+	refill(s, &u->releasing, u->releasing_full);
+	return u->system.n >= u->system_full && u->releasing.n >= u->releasing_full;
+}
+
+void supply_refill(struct store *s)
+{
+	pthread_mutex_lock(&s->supply.lock);
+	(void)reserves_full(s);
+	pthread_mutex_unlock(&s->supply.lock);
+}
+
+int supply_open(struct store *s)
+{
+	struct supply *u = &s->supply;
+	size_t nodes = space_usable_blocks(s->space) / node_blocks(s) / (s->live.tree.copies ? 2 : 1);
+
+	u->releasing_full = nodes / 64;
+	if (u->releasing_full < 16)
+		u->releasing_full = 16;
+	if (u->releasing_full > 1024)
+		u->releasing_full = 1024;
+	u->system_full = u->releasing_full / 2 < 16 ? 16 : u->releasing_full / 2;
+	if (!s->opt.read_only)
+		supply_refill(s);
+	return 0;
+}
+
+void supply_close(struct store *s)
+{
+	struct supply *u = &s->supply;
+
+	mem_free(u->pool.at);
+	mem_free(u->releasing.at);
+	mem_free(u->system.at);
+	pthread_mutex_destroy(&u->lock);
+}
+
+static size_t take(struct node_stack *from, struct node_addr *to, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n && from->n; i++)
+		to[i] = from->at[--from->n];
+	return i;
+}
+
+int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret, size_t n)
+{
+	struct supply *u = &s->supply;
+	size_t got = 0;
+	int err = 0;
+
+	pthread_mutex_lock(&u->lock);
+	if (class == SUPPLY_NORMAL && !reserves_full(s))
+		err = -ENOSPC;
+	while (!err) {
+		got += take(&u->pool, ret + got, n - got);
+		if (got == n)
+			break;
+		/* On a small or full device a large refill would only hold blocks back from data. */
+		uint64_t share = space_free_blocks(s->space) / node_blocks(s) / 32;
+		size_t want = n - got + (share < POOL_REFILL ? share : POOL_REFILL);
+
+		err = from_map(s, &u->pool, want, class == SUPPLY_SYSTEM);
+	}
+	if (err == -ENOSPC && class == SUPPLY_SYSTEM)
+		got += take(&u->system, ret + got, n - got);
+	if (err == -ENOSPC && class != SUPPLY_NORMAL)
+		got += take(&u->releasing, ret + got, n - got);
+	if (got == n) {
+		err = 0;
+	} else {
+		/* All or none; the memory is there, the stack held them a moment ago. */
+		while (got)
+			if (push(&u->pool, ret[--got]))
+				err = -ENOMEM;
+	}
+	pthread_mutex_unlock(&u->lock);
+	return err;
+}
+
+int supply_return(struct store *s, const struct node_addr *na, size_t n)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&s->supply.lock);
+	for (size_t i = 0; !err && i < n; i++)
+		err = push(&s->supply.pool, na[i]);
+	pthread_mutex_unlock(&s->supply.lock);
+	return err;
+}
+
+/* Reserve (b) is half gone: a checkpoint is due before more is taken from it. */
+bool supply_low(struct store *s)
+{
+	bool low;
+
+	pthread_mutex_lock(&s->supply.lock);
+	low = s->supply.releasing.n < s->supply.releasing_full / 2;
+	pthread_mutex_unlock(&s->supply.lock);
+	return low;
+}
+
+int supply_data(struct store *s, uint32_t want, bool claimed, enum supply_class class, uint64_t *ret_addr,
+		uint32_t *ret_blocks)
+{
+	struct supply *u = &s->supply;
+	enum space_stream stream = want < DATA_SMALL_BLOCKS ? SPACE_SMALL : SPACE_LARGE;
+	uint64_t room;
+	int err = 0;
+
+	pthread_mutex_lock(&u->lock);
+	if (class == SUPPLY_NORMAL && !claimed && !reserves_full(s))
+		err = -ENOSPC;
+	if (!err) {
+		room = claimed ? space_free_blocks(s->space) : unclaimed(s);
+		if (room < want)
+			pool_to_map(s);
+		room = claimed ? space_free_blocks(s->space) : unclaimed(s);
+		if (room < want)
+			want = (uint32_t)room;
+		err = want ? space_alloc(s->space, stream, 1, want, ret_addr, ret_blocks) : -ENOSPC;
+	}
+	pthread_mutex_unlock(&u->lock);
+	return err;
+}
+
+/*
+ * What to do about -ENOSPC: blocks that were released come back with the checkpoints after their release, so make one
+ * and look again. When that brings nothing more, whoever must not fail ends the oldest transaction, which pins what others
+ * have released.
+ */
+int make_room(struct store *s, enum supply_class class, unsigned tries)
+{
+	int64_t freed = 0;
+	int err;
+
+	if (store_failed(s))
+		return -EROFS;
+	if (atomic_load(&s->reclaiming)) {
+		err = checkpoint_wait(s);
+		if (err)
+			return err;
+		freed = reclaim_limbo(s, true);
+		if (freed < 0)
+			return (int)freed;
+		supply_refill(s);
+		if (tries < 4)
+			return 0;
+	}
+	if (class != SUPPLY_NORMAL && tries < 64 && txn_kill_oldest(s))
+		return 0;
+	return -ENOSPC;
+}

@@ -274,7 +274,10 @@ static int plan_leaf(struct planner *pl, const struct node *n, struct key high, 
 		if (ch->op == CHANGE_PUT) {
 			assert(ch->len <= tree_value_max(n->size));
 			ret->touched = true;
-			ret->bytes += NODE_SLOT_BYTES + ch->len;
+			if (from == to)
+				ret->bytes += NODE_SLOT_BYTES + ch->len;
+			else if (ch->len > node_len(n, from))
+				ret->bytes += ch->len - node_len(n, from);
 		}
 		if (ch->op == CHANGE_DEL_RANGE && key_less(high, ch->end)) {
 			pl->from = high;
@@ -530,7 +533,7 @@ static bool put(struct apply *a, const struct change *ch, unsigned i)
 		}
 		node_remove(leaf, i, i + 1);
 	}
-	return tree_put_at(a, 0, i, ch->key, ch->val, ch->len);
+	return tree_put(a, i, ch->key, ch->val, ch->len);
 }
 
 static void remove_items(struct apply *a, unsigned from, unsigned to)

@@ -92,9 +92,8 @@ void apply_release(struct apply *, struct node *);
 /* Makes every node of the path, from the root down to this level, changeable. */
 void apply_own(struct apply *, unsigned down_to);
 
-/* Puts an item at place i of the path's node of that level, splitting where it does not fit. True if it split: the path
- * is void then. */
-bool tree_put_at(struct apply *, unsigned level, unsigned i, struct key, const void *val, uint16_t len);
+/* Puts an item at place i of the path's leaf, splitting where it does not fit. True if it split: the path is void then. */
+bool tree_put(struct apply *, unsigned i, struct key, const void *val, uint16_t len);
 /* The leaf at the path's end is needed no more; its parents are changeable. */
 void tree_drop_leaf(struct apply *);
 /* All changes before `next` have been made: merges and removes what of the path will not be changed any more. */

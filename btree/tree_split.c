@@ -2,9 +2,10 @@
  * The shape of a tree that is being changed.
  *
  * Splitting. Where an item does not fit, a node is split in two such that both parts, the new item included, are as equal
- * in bytes as can be. Except at the right end of a leaf, when keys come in ascending order: then the leaf stays as full as
- * it is and the new item begins the next one, which fills bulk loads and appended files completely. "Ascending" is
- * believed at the right edge of the tree and where the item before has the same object (a file's extents).
+ * in bytes as can be. Except where keys come in ascending order, at the right edge of the tree or at the end of an object
+ * that has some items before it already (a file's extents): then a leaf is split at the new item. If little follows it, the
+ * new item begins the right part, and the left one stays as full as it is. If much follows, the new item ends the left part,
+ * and what comes next finds itself at the right end of a leaf. So bulk loads and appended files fill their leaves.
  *
  * Merging. A node that has become less than a quarter full absorbs a sibling, the right one or else the left one, if that is
  * in memory and the result is at most three quarters full. The items move into the node that is ours already, so merging
@@ -13,15 +14,17 @@
  * How many nodes are born at the most?  C: capacity of a node, q = C/4.
  *
  * One insertion overflows a node by at most an item, and items take at most q (tree_value_max), so two nodes suffice for
- * the C + q bytes, and since the parts differ by at most an item, each has at most (C + q + q) / 2 = 3q. The nodes that are
- * made by splitting thus begin with at most 3q bytes, as do those made by merging, and a new root. There is one exception,
- * the full left part of a split at the right end; but changes come in key order, so nothing is inserted there any more by
- * this group of changes. (For interior nodes the same is true only if the split below was of that kind, too: else the
- * left one of the new siblings can still split again. So they split at the right end only then.)
+ * the C + q bytes, and since the parts differ by at most an item, each has at most (C + q + q) / 2 = 3q. In a split at the
+ * new item the same limit is kept, but for one exception: the left part, when the new item begins the right one. Changes
+ * come in key order, so nothing is inserted there any more by this group of changes. (For interior nodes the same is true
+ * only if the split below was of that kind, too: else the left one of the new siblings can still split again. So they are
+ * split at the right end only then.) The nodes that are made by splitting thus begin with at most 3q bytes if anything is
+ * going to be inserted into them, and so do those made by merging, and a new root.
  *
  * Hence, within one group: a node can be split for the first time *as it is*, which needs that what it has and what is
  * inserted into it exceed C; and whenever a node that was made by the group is split, more than q bytes were inserted into
- * it since it was made. Each inserted byte counts for one such split only. So on each level
+ * it since it was made. Each inserted byte counts for one such split only. (A value that takes another's place inserts what
+ * it is longer by.) So on each level
  *
  *	splits <= (nodes on the paths that may overflow as they are) + (bytes inserted on this level) / (q + 1)
  *
@@ -79,7 +82,31 @@ static unsigned split_point(const struct node *n, unsigned i, uint16_t len)
 	return best;
 }
 
-static bool put_at(struct apply *a, unsigned level, unsigned i, struct key key, const void *val, uint16_t len, bool ascending);
+/* Whether an item put at place i of the leaf looks like one of many that come in order. */
+static bool in_order(const struct apply *a, const struct node *leaf, unsigned i, struct key key)
+{
+	if (i == 0)
+		return false;
+	if (i == leaf->nr && key_equal(a->path.high[0], KEY_MAX))
+		return true;
+	return i > 1 && node_key(leaf, i - 2).obj == key.obj && node_key(leaf, i - 1).obj == key.obj &&
+	       (i == leaf->nr || node_key(leaf, i).obj != key.obj);
+}
+
+/* The split point for such an item: right before it or right behind it, as equal parts as a last resort. */
+static unsigned split_point_in_order(const struct node *n, unsigned i, uint16_t len)
+{
+	uint32_t item = NODE_SLOT_BYTES + len, limit = 3 * node_quarter(n->size), before = 0, behind;
+
+	for (unsigned k = 0; k < i; k++)
+		before += NODE_SLOT_BYTES + node_len(n, k);
+	behind = node_used(n) - before;
+	if (behind > node_quarter(n->size) && behind <= limit && before + item <= limit)
+		return i + 1;
+	return behind + item <= limit ? i : split_point(n, i, len);
+}
+
+static bool put_at(struct apply *a, unsigned level, unsigned i, struct key key, const void *val, uint16_t len, bool at_end);
 
 /* The root gets a parent. */
 static void grow_root(struct apply *a)
@@ -98,15 +125,26 @@ static void grow_root(struct apply *a)
 	a->path.high[level] = KEY_MAX;
 }
 
-static void split(struct apply *a, unsigned level, unsigned i, struct key key, const void *val, uint16_t len, bool ascending)
+/* at_end, above level 0: the child whose right sibling is put here gets no more insertions. */
+static void split(struct apply *a, unsigned level, unsigned i, struct key key, const void *val, uint16_t len, bool at_end)
 {
 	struct node *n = a->path.node[level];
 	struct node *right = apply_birth(a, level);
-	unsigned stay = ascending ? n->nr : split_point(n, i, len);
-	unsigned from = stay > i ? stay - 1 : stay; /* without counting the new one */
-	struct key bound = stay == i ? key : node_key(n, from);
 	struct disk_ref d = ref_put(node_ref(right));
+	unsigned stay, from;
+	struct key bound;
 
+	if (level == 0) {
+		bool ordered = in_order(a, n, i, key);
+
+		stay = ordered ? split_point_in_order(n, i, len) : split_point(n, i, len);
+		at_end = ordered && stay == i;
+	} else {
+		at_end = at_end && i == n->nr;
+		stay = at_end ? i : split_point(n, i, len);
+	}
+	from = stay > i ? stay - 1 : stay; /* without counting the new one */
+	bound = stay == i ? key : node_key(n, from);
 	node_append(right, n, from, n->nr);
 	node_remove(n, from, n->nr);
 	if (stay > i)
@@ -115,15 +153,17 @@ static void split(struct apply *a, unsigned level, unsigned i, struct key key, c
 		node_insert(right, i - stay, key, val, len);
 	if (level)
 		node_set_key(right, 0, KEY_MIN);
+	assert(at_end || node_used(n) <= 3 * node_quarter(n->size));
+	assert(node_used(right) <= 3 * node_quarter(n->size));
 	node_assert_valid(n);
 	node_assert_valid(right);
 
 	if (level + 1 == a->tree->root.levels)
 		grow_root(a);
-	put_at(a, level + 1, a->path.at[level + 1] + 1, bound, &d, sizeof(d), ascending);
+	put_at(a, level + 1, a->path.at[level + 1] + 1, bound, &d, sizeof(d), at_end);
 }
 
-static bool put_at(struct apply *a, unsigned level, unsigned i, struct key key, const void *val, uint16_t len, bool ascending)
+static bool put_at(struct apply *a, unsigned level, unsigned i, struct key key, const void *val, uint16_t len, bool at_end)
 {
 	struct node *n = a->path.node[level];
 
@@ -131,17 +171,13 @@ static bool put_at(struct apply *a, unsigned level, unsigned i, struct key key, 
 		node_insert(n, i, key, val, len);
 		return false;
 	}
-	split(a, level, i, key, val, len, ascending && i == n->nr);
+	split(a, level, i, key, val, len, at_end);
 	return true;
 }
 
-bool tree_put_at(struct apply *a, unsigned level, unsigned i, struct key key, const void *val, uint16_t len)
+bool tree_put(struct apply *a, unsigned i, struct key key, const void *val, uint16_t len)
 {
-	const struct node *n = a->path.node[level];
-	bool ascending = i == n->nr && i > 0 &&
-			 (key_equal(a->path.high[level], KEY_MAX) || node_key(n, i - 1).obj == key.obj);
-
-	return put_at(a, level, i, key, val, len, ascending);
+	return put_at(a, 0, i, key, val, len, false);
 }
 
 /* ---- shrinking ---- */

@@ -57,6 +57,7 @@ static void batch_reset(struct batch *b)
 	b->n_runs = b->n_raises = 0;
 	b->data_blocks = 0;
 	b->n_draining = 0;
+	b->n_extra = 0;
 	refs_reset(&b->refs);
 }
 
@@ -337,6 +338,14 @@ static int collected_cmp(const void *pa, const void *pb)
 	return c ? c : (a->order > b->order) - (a->order < b->order);
 }
 
+static bool in_order(const struct collected *c, size_t n)
+{
+	for (size_t i = 1; i < n; i++)
+		if (!key_less(c[i - 1].key, c[i].key))
+			return false;
+	return true;
+}
+
 static int add_change(struct batch *b, const struct collected *c, struct key from, struct key to)
 {
 	if (mem_grow((void **)&b->changes, &b->cap_changes, b->n_changes + 1, sizeof(*b->changes)))
@@ -344,6 +353,13 @@ static int add_change(struct batch *b, const struct collected *c, struct key fro
 	b->changes[b->n_changes++] =
 		(struct change){ .key = from, .end = to, .val = b->buf + c->val, .len = c->len, .op = c->op };
 	return 0;
+}
+
+static int change_cmp(const void *pa, const void *pb)
+{
+	const struct change *a = pa, *b = pb;
+
+	return key_cmp(a->key, b->key);
 }
 
 /*
@@ -362,7 +378,7 @@ static int sort_changes(struct batch *b)
 	b->changes_end = b->len;
 	for (size_t i = 0; i < n; i++)
 		ranges += c[i].op == CHANGE_DEL_RANGE;
-	if (n > 1)
+	if (!in_order(c, n))
 		qsort(c, n, sizeof(*c), collected_cmp);
 	for (size_t i = 0; i < n; i++) {
 		bool covered = false;
@@ -402,14 +418,10 @@ static int sort_changes(struct batch *b)
 		if (key_less(at, end) && add_change(b, &c[i], at, end))
 			return -ENOMEM;
 	}
+	/* The pieces of a range stand in front of the keys that cut it. */
+	if (ranges)
+		qsort(b->changes, b->n_changes, sizeof(*b->changes), change_cmp);
 	return 0;
-}
-
-static int change_cmp(const void *pa, const void *pb)
-{
-	const struct change *a = pa, *b = pb;
-
-	return key_cmp(a->key, b->key);
 }
 
 /* ---- admission ---- */
@@ -439,7 +451,7 @@ static int admit(struct batch *b, size_t bytes)
 /* How many dirty nodes live and the transactions may have before operations wait for them to be written. */
 static size_t dirty_max(struct store *s)
 {
-	return cache_frames(s->cache) / 2;
+	return cache_frames(s->cache) / 8 * 5;
 }
 
 /* Nodes and addresses for `want` new nodes. No locks held. */
@@ -453,7 +465,7 @@ static int supply_fill(struct batch *b, size_t want)
 
 	if (want <= p->supply)
 		return 0;
-	if (want > cache_frames(s->cache) / 4)
+	if (want > cache_frames(s->cache) / 2)
 		return -EFBIG;
 	if (want > cap) {
 		struct node **frames = mem_realloc(p->frames, want * sizeof(*frames));
@@ -722,7 +734,7 @@ static int reserve_memory(struct batch *b)
 	struct refs *r = &b->refs;
 	struct tree_plan *p = &b->plan;
 	size_t events = r->fresh.n + r->unused.n + r->released.n + r->taken.n + 3 * r->n_taken_events + p->need_released +
-			b->bodies.n;
+			b->bodies.n + b->n_extra;
 
 	if (mem_grow((void **)&p->released, &p->n_released_max, p->need_released, sizeof(*p->released)) ||
 	    mem_grow((void **)&b->buf, &b->cap,
@@ -817,7 +829,7 @@ static int fetch(struct batch *b, enum lack what)
 /* One attempt. 0: planned, lock held. -EAGAIN: lock dropped, what was missing is there, the batch still full. */
 static int try_plan(struct batch *b)
 {
-	enum lack what;
+	enum lack what = LACK_NODE;
 	int err = b->changes_end ? 0 : sort_changes(b); /* once; a batch that locks early comes here unsorted */
 
 	if (!err)
@@ -1086,7 +1098,7 @@ void checkpoint_if_due(struct store *s)
 	struct log_status ls;
 
 	log_status(s->log, &ls);
-	if (ls.blocks_since > ls.blocks / 3 || cache_dirty(s->cache) > cache_frames(s->cache) / 4)
+	if (ls.blocks_since > ls.blocks / 3 || cache_dirty(s->cache) > cache_frames(s->cache) / 2)
 		checkpoint_request(s);
 }
 

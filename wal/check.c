@@ -270,7 +270,7 @@ static int on_dead(void *arg, struct key key, const void *val, size_t len)
 /* c->view holds what the view reaches: its parent's blocks that are not there must be on its list. */
 static int check_dead_list(struct check *c, const struct lines *l, const struct line *v)
 {
-	const struct line *p = line_of(l, v->parent);
+	const struct line *p = v->parent ? line_of(l, v->parent) : NULL; /* 0 is live's own id */
 	struct map keep;
 	int err;
 

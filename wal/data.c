@@ -1,7 +1,7 @@
 /*
- * The problem: between the answer to a write and its safety lies a time in which the block must be readable, may become
- * superfluous, must be named in the log, and has to reach the device sooner or later, and all that with one flush for
- * data and log together.
+ * The problem: between the answer to a write and its safety lies a time in which the block must be readable, may
+ * become superfluous, must be named in the log, and has to reach the device sooner or later, and all that with one
+ * flush for data and log together.
  *
  * The idea: a block address has one content for ever, so nothing has to be ordered. A run walks through
  *
@@ -12,23 +12,23 @@
  *	                                                              (RUN_FAILED)           the owner has the handle
  *
  * Runs are found by address through a hash of chunks (16 blocks): a run stands in the chain of each chunk it touches,
- * with nodes that come with it, so that only data_put allocates. Blocks of a run die one by one (`dead`); the run stays
- * in the chains until all have, so several runs may claim one address, but at most one of them holds it alive.
+ * with nodes that come with it, so that only data_put allocates. Blocks of a run die one by one (`dead`); the run
+ * stays in the chains until all have, so several runs may claim one address, but at most one of them holds it alive.
  *
- * Writing: enqueue puts runs in the queue in the order of their addresses; form_job joins neighbours into one of a fixed
- * number of jobs, which bounds what is in flight; a seal therefore needs no memory to start writes. Who finds all jobs
- * taken leaves the rest in the queue: whoever waits, pumps. The jobs are never freed, because a bio's group is touched
- * last of all by the completing thread.
+ * Writing: enqueue puts runs in the queue in the order of their addresses; form_job joins neighbours into one of a
+ * fixed number of jobs, which bounds what is in flight; a seal therefore needs no memory to start writes. Who finds
+ * all jobs taken leaves the rest in the queue: whoever waits, pumps. The jobs are never freed, because a bio's group
+ * is touched last of all by the completing thread.
  *
  * A completion may come in any thread, in the middle of a submit even, and must not block: it pushes the job on a
  * lock-free stack (`completed`), and who takes the mutex next does the rest. Nothing is ever submitted or waited for
  * under the mutex, so it may be taken under a tree's lock. `io` is held from forming jobs to having submitted them, so
  * that a waiter can tell that a job it sees is known to the device.
  *
- * What is listed, and when: a seal lists the attached runs that no seal has seen (`fresh`), save what has died and what
- * a flush has covered. What it listed is durable before the next segment is written (that one's flush follows this
- * one's), so no later seal needs to name it again. What rode is in a durable segment in the same way; it stays dirty and
- * may be superseded before it is ever written home.
+ * What is listed, and when: a seal lists the attached runs that no seal has seen (`fresh`), save what has died and
+ * what a flush has covered. What it listed is durable before the next segment is written (that one's flush follows
+ * this one's), so no later seal needs to name it again. What rode is in a durable segment in the same way; it stays
+ * dirty and may be superseded before it is ever written home.
  *
  * Invariants, under the mutex:
  *  1. live is the number of blocks not dead; a run without live blocks is freed, or QUEUED and listed, or INFLIGHT, or
@@ -40,8 +40,8 @@
  *  5. a run has its buffer while it is DIRTY, QUEUED, INFLIGHT or FAILED, and while someone has pinned it.
  *
  * Rejected: a list that every unwritten segment repeats (grows with the square of what is queued); waiting for
- * completions on a condition variable (with io_uring somebody has to reap); one group for all writes (never empty under
- * a stream of them).
+ * completions on a condition variable (with io_uring somebody has to reap); one group for all writes (never empty
+ * under a stream of them).
  */
 #include <xxhash.h>
 
@@ -465,9 +465,8 @@ static void ride(struct data *d, struct data_run *r, struct data_seal *s)
 		if (set_has(&r->dead, i))
 			continue;
 		r->pins++;
-		s->riding[s->n_riding++] = (struct data_riding){
-			.addr = r->addr + i, .block = r->buf + (size_t)i * BLOCK_SIZE, .run = r
-		};
+		s->riding[s->n_riding++] =
+			(struct data_riding){ .addr = r->addr + i, .block = r->buf + (size_t)i * BLOCK_SIZE, .run = r };
 	}
 	d->n_ridden += r->live;
 	assert(!r->rides && (TAILQ_EMPTY(&d->ridden) || TAILQ_LAST(&d->ridden, run_queue)->tag <= s->tag));
@@ -480,8 +479,8 @@ static void list(struct data_run *r, struct data_seal *s)
 {
 	for (uint32_t i = 0; i < r->blocks; i++)
 		if (!set_has(&r->dead, i))
-			s->checks[s->n_checks++] = (struct disk_check){ .addr = le64_put(r->addr + i),
-									.sum = le32_put(r->sums[i]) };
+			s->checks[s->n_checks++] =
+				(struct disk_check){ .addr = le64_put(r->addr + i), .sum = le32_put(r->sums[i]) };
 	r->listed = true;
 	if (r->state != RUN_WRITTEN && r->state != RUN_FAILED) {
 		LIST_INSERT_HEAD(&s->waiting, r, seal_link);

@@ -12,10 +12,10 @@
  *	          |                 ^
  *	          `-- ride, later --'
  *
- * A run is *private* until data_attach (in the critical section in which the record naming it is appended to the log):
- * private runs are never listed nor do they ride. Small runs (<= DATA_SMALL_BLOCKS) stay DIRTY in memory until someone
- * needs them on the device; larger ones are submitted by data_put. A run's buffer is freed when its write has completed;
- * reads come from memory until then.
+ * A run is *private* until data_attach (in the critical section in which the record naming it is appended to the
+ * log): private runs are never listed nor do they ride. Small runs (<= DATA_SMALL_BLOCKS) stay DIRTY in memory until
+ * someone needs them on the device; larger ones are submitted by data_put. A run's buffer is freed when its write has
+ * completed; reads come from memory until then.
  *
  * Threads: any; own mutex. Lock order: a view's tree lock, log, data. data_put may wait (memory limit); never call it
  * under a lock. After a failed write everything that waits returns -EIO and `failed` was called once.
@@ -57,8 +57,8 @@ uint32_t data_run_blocks(const struct data_run *);
 void data_disown(struct data *, struct data_run *);
 
 /*
- * The blocks became unreachable from every view. What was not written is not going to be, and nothing of it is listed any
- * more; what is in flight goes on. Runs may be dropped in parts. Also how an operation that failed gives back its
+ * The blocks became unreachable from every view. What was not written is not going to be, and nothing of it is listed
+ * any more; what is in flight goes on. Runs may be dropped in parts. Also how an operation that failed gives back its
  * private runs. Never fails.
  */
 void data_drop(struct data *, uint64_t addr, uint64_t blocks);
@@ -81,9 +81,9 @@ int data_wait(struct data *);
 int data_flush(struct data *);
 
 /*
- * For the log, at seal time: what the segment being sealed must carry or list. The caller owns the memory and keeps the
- * structure where it is until data_seal_done. A run appears in exactly one seal, the first after its attach: what one
- * segment listed is durable before the next segment is written.
+ * For the log, at seal time: what the segment being sealed must carry or list. The caller owns the memory and keeps
+ * the structure where it is until data_seal_done. A run appears in exactly one seal, the first after its attach: what
+ * one segment listed is durable before the next segment is written.
  */
 struct data_riding {
 	uint64_t addr;
@@ -102,9 +102,9 @@ struct data_seal {
 /* What data_seal could list at most now. */
 size_t data_unlisted_blocks(struct data *);
 /*
- * ride_max: let at most so many blocks ride, all of the dirty attached ones or none; 0: none. Dirty ones that do not ride
- * are submitted now and listed. Fills `seal`, whose memory, its sizes and tag the caller has set up; allocates nothing,
- * waits for nothing and never fails.
+ * ride_max: let at most so many blocks ride, all of the dirty attached ones or none; 0: none. Dirty ones that do not
+ * ride are submitted now and listed. Fills `seal`, whose memory, its sizes and tag the caller has set up; allocates
+ * nothing, waits for nothing and never fails.
  */
 void data_seal(struct data *, size_t ride_max, struct data_seal *seal);
 /* Waits for the writes of the blocks that the seal listed (not for others). */

@@ -32,7 +32,9 @@ struct chunk_node {
 };
 LIST_HEAD(chunk_chain, chunk_node);
 
-typedef struct { uint64_t w[DATA_RUN_BLOCKS_MAX / 64]; } block_set;
+typedef struct {
+	uint64_t w[DATA_RUN_BLOCKS_MAX / 64];
+} block_set;
 
 /* All of it is guarded by data.lock, but for what a pin or the state INFLIGHT keeps still: buf, addr, blocks, sums. */
 struct data_run {
@@ -49,13 +51,13 @@ struct data_run {
 	bool waited; /* in data_seal.waiting */
 	bool failed;
 	unsigned pins;
-	unsigned jobs;	  /* in flight */
-	uint32_t cursor;  /* first block not in a job so far */
-	uint64_t serial;  /* of the put; of the enqueue once QUEUED; of the completion once WRITTEN */
-	uint64_t tag;	  /* of the seal it rode in */
+	unsigned jobs;	 /* in flight */
+	uint32_t cursor; /* first block not in a job so far */
+	uint64_t serial; /* of the put; of the enqueue once QUEUED; of the completion once WRITTEN */
+	uint64_t tag;	 /* of the seal it rode in */
 	uint8_t *buf;
-	block_set dead;	  /* dropped */
-	block_set skip;	  /* never to be written */
+	block_set dead; /* dropped */
+	block_set skip; /* never to be written */
 
 	RB_ENTRY(data_run) dirty_link;
 	TAILQ_ENTRY(data_run) state_link; /* queue, written */
@@ -154,8 +156,8 @@ void data_unlock(struct data *);
 void data_enqueue(struct data *, struct data_run *);
 void data_enqueue_dirty(struct data *, unsigned which);
 /*
- * Starts what the queue holds as far as jobs reach. `patient` is for those who may wait while another thread submits; for
- * others that thread, or the next one who waits, does it.
+ * Starts what the queue holds as far as jobs reach. `patient` is for those who may wait while another thread submits;
+ * for others that thread, or the next one who waits, does it.
  */
 void data_pump(struct data *, bool patient);
 /* Waits until job j is done; others may be too, and j may be at something new. */

@@ -334,4 +334,3 @@ int data_flush(struct data *d)
 	data_unlock(d);
 	return err;
 }
-

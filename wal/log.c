@@ -1,27 +1,32 @@
 /*
- * The problem: make a stream of records durable in order, for many threads at once, with one write and one flush for as
- * many of them as possible, in a region of fixed size that must never fill up under what was let in; and let nobody wait
- * for the device who holds a lock.
+ * The problem: make a stream of records durable in order, for many threads at once, with one write and one flush for
+ * as many of them as possible, in a region of fixed size that must never fill up under what was let in; and let
+ * nobody wait for the device who holds a lock.
  *
- * The idea: a segment is built in memory in the very bytes that go to the device. log_append copies the record behind the
- * last one; sealing adds the check list (straight from data_seal) and fixes length and place; the writer adds what may
- * take time, outside the mutex: riding blocks, checksum, write, flush. One thread at a time writes: whoever waits and
- * finds no one at it does it himself, with no change of threads; who comes while he does waits for the next turn.
+ * The idea: a segment is built in memory in the very bytes that go to the device. log_append copies the record behind
+ * the last one; sealing adds the check list (straight from data_seal) and fixes length and place; the writer adds
+ * what may take time, outside the mutex: riding blocks, checksum, write, flush. One thread at a time writes: whoever
+ * waits and finds no one at it does it himself, with no change of threads; who comes while he does waits for the next
+ * turn.
  *
- * Two condition variables serve the waiting, one for those whose segment is being written (`turn`), one for the others:
- * at the end of a turn all of the former wake, of the latter one, who leads the next turn.
+ * Who has just been released is often back in a moment with the next record. A leader that goes at once leaves them
+ * all behind, and turns alternate between one and the others: half the throughput. So he yields a little (`gather`),
+ * if the last turns had a crowd, and gives it up for a while when it does not come. Alone, nobody ever waits.
+ *
+ * Two condition variables serve the waiting, one for those whose segment is being written (`turn`), one for the
+ * others: at the end of a turn all of the former wake, of the latter one, who leads the next turn.
  *
  * Room. Places are counted in *virtual* blocks, from `tail` to `head`, never wrapping; the place in the region is the
  * remainder by its size. A segment that does not fit before the region's end skips to its start and wastes the rest,
- * once a lap. Admission reserves what the operation would need as the only one in its segment; sharing one only makes it
- * less, since headers and rounding are paid once. `reserved` is the sum over those admitted and the open segment; `fits`
- * says whether, wherever the region's end falls among the segments made of it, all of them find a place. Riding is done
- * only where it fits besides, so it needs no reserve, nor does the empty segment of log_tick. Memory likewise: each
- * admission takes a spare segment along, in case it has to open one.
+ * once a lap. Admission reserves what the operation would need as the only one in its segment; sharing one only makes
+ * it less, since headers and rounding are paid once. `reserved` is the sum over those admitted and the open segment;
+ * `fits` says whether, wherever the region's end falls among the segments made of it, all of them find a place.
+ * Riding is done only where it fits besides, so it needs no reserve, nor does the empty segment of log_tick. Memory
+ * likewise: each admission takes a spare segment along, in case it has to open one.
  *
- * Durability. Segments are written strictly one after the other, each with its flush before the next: so a segment found
- * on the device, torn or whole, proves all earlier ones durable; log_read relies on that, and so does data_seal, which
- * lists a block once only.
+ * Durability. Segments are written strictly one after the other, each with its flush before the next: so a segment
+ * found on the device, torn or whole, proves all earlier ones durable; log_read relies on that, and so does
+ * data_seal, which lists a block once only.
  *
  * Invariants, under the mutex:
  *  1. tail <= head <= tail + blocks, and `reserved` fits.
@@ -31,15 +36,17 @@
  *  5. every admission holds a spare segment, big enough for it alone.
  *  6. when nobody writes, nobody waits without someone awake who will write.
  *
- * Rejected: a log thread (a hand-over in every fsync); rewriting the last, partly filled block (a durable byte at risk);
- * an adaptive delay to make groups larger (the flush is the delay).
+ * Rejected: a log thread (a hand-over in every fsync); rewriting the last, partly filled block (a durable byte at
+ * risk).
  */
 #include "wal/log.h"
 
 #include <assert.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
+#include <time.h>
 
 #include <xxhash.h>
 
@@ -48,6 +55,8 @@
 
 #define SEGMENT_BLOCKS_MAX 256u /* of records and check list; a longer record has a segment to itself */
 #define SPARE_MAX 16u
+#define GATHER_NS_MAX 200000u
+#define GATHER_BACKOFF_MAX 64u
 
 struct log_segment {
 	STAILQ_ENTRY(log_segment) link; /* the queue, the spares */
@@ -77,26 +86,30 @@ struct log {
 
 	pthread_mutex_t lock; /* guards everything below */
 	pthread_cond_t written[2];
-	unsigned turn;	     /* which of them waits for what is being written */
-	uint64_t turn_end;   /* the lsn up to which that reaches */
+	unsigned turn;	   /* which of them waits for what is being written */
+	uint64_t turn_end; /* the lsn up to which that reaches */
 	bool writing;
 	unsigned waiting;
+	unsigned crowd;		 /* threads with a part in the last turn or waiting for the next */
+	unsigned gather_skip;	 /* turns to go without gathering */
+	unsigned gather_backoff; /* how many after the next failure */
+	uint64_t turn_ns;	 /* how long writing a segment takes, on average */
 
-	uint64_t tail, head;	   /* virtual blocks */
-	uint64_t head_boundary;	   /* head at the last log_boundary */
-	uint64_t reserved;	   /* blocks for admitted operations and the open segment */
-	uint64_t big_blocks;	   /* the longest of the big segments */
-	unsigned big;		   /* of them admitted or open */
+	uint64_t tail, head;	/* virtual blocks */
+	uint64_t head_boundary; /* head at the last log_boundary */
+	uint64_t reserved;	/* blocks for admitted operations and the open segment */
+	uint64_t big_blocks;	/* the longest of the big segments */
+	unsigned big;		/* of them admitted or open */
 
-	uint64_t seq;		   /* of the next segment sealed */
-	uint64_t lsn;		   /* of the next record */
+	uint64_t seq; /* of the next segment sealed */
+	uint64_t lsn; /* of the next record */
 	uint64_t lsn_durable;
-	bool unmarked;		   /* no segment says that the last one is durable */
-	struct log_segment *open;  /* NULL: none; made by the first record */
+	bool unmarked;		    /* no segment says that the last one is durable */
+	struct log_segment *open;   /* NULL: none; made by the first record */
 	struct segment_queue queue; /* sealed, not durable */
 	struct segment_queue spares;
 	unsigned n_spares;
-	struct log_segment *mark;  /* for log_tick; NULL while in the queue */
+	struct log_segment *mark; /* for log_tick; NULL while in the queue */
 
 	uint64_t segments, records, syncs, bytes_written;
 };
@@ -135,6 +148,14 @@ static void fail(struct log *l, int err)
 		l->failed(l->arg, err);
 }
 
+static uint64_t clock_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 /* --- room --- */
 
 /* Could segments of at most `longest` blocks each, `blocks` in all, be placed from head on, however they are cut? */
@@ -159,8 +180,8 @@ static void assert_valid(const struct log *l)
 {
 	assert(l->tail <= l->head && l->head - l->tail <= l->blocks);
 	assert(l->reserved >= open_blocks(l) && fits(l, l->reserved, longest(l)));
-	assert(l->lsn_durable <= l->lsn && (l->lsn_durable == l->lsn || l->open || l->writing ||
-					    !STAILQ_EMPTY(&l->queue) || l->err));
+	assert(l->lsn_durable <= l->lsn &&
+	       (l->lsn_durable == l->lsn || l->open || l->writing || !STAILQ_EMPTY(&l->queue) || l->err));
 	(void)l;
 }
 
@@ -172,8 +193,8 @@ static struct log_segment *segment_new(const struct log *l, uint64_t capacity)
 
 	if (!s)
 		return NULL;
-	s->buf = mem_alloc_blocks((size_t)(capacity + to_blocks(l->ride_max * sizeof(struct disk_riding)) +
-					   l->ride_max) * BLOCK_SIZE);
+	s->buf = mem_alloc_blocks(
+		(size_t)(capacity + to_blocks(l->ride_max * sizeof(struct disk_riding)) + l->ride_max) * BLOCK_SIZE);
 	if (!s->buf) {
 		mem_free(s);
 		return NULL;
@@ -306,8 +327,9 @@ int log_admit(struct log *l, size_t record_bytes, size_t data_blocks, struct log
 				l->big_blocks = blocks;
 		}
 		l->reserved += blocks;
-		*ret = (struct log_room){ .blocks = blocks, .record_bytes = record_bytes, .data_blocks = data_blocks,
-					  .spare = spare };
+		*ret = (struct log_room){
+			.blocks = blocks, .record_bytes = record_bytes, .data_blocks = data_blocks, .spare = spare
+		};
 		assert_valid(l);
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -438,12 +460,13 @@ static int segment_write(struct log *l, struct log_segment *s)
 static void write_next(struct log *l)
 {
 	struct log_segment *s = STAILQ_FIRST(&l->queue);
-	uint64_t lsn_durable = l->lsn_durable;
+	uint64_t lsn_durable = l->lsn_durable, start, took;
 	int err;
 
 	assert(s->lsn == lsn_durable);
 	STAILQ_REMOVE_HEAD(&l->queue, link);
 	pthread_mutex_unlock(&l->lock);
+	start = clock_ns();
 	segment_finish(l, s, lsn_durable);
 	err = segment_write(l, s);
 	if (!err)
@@ -451,8 +474,10 @@ static void write_next(struct log *l)
 	data_seal_done(l->data, &s->seal);
 	if (err)
 		fail(l, err);
+	took = clock_ns() - start;
 	pthread_mutex_lock(&l->lock);
 
+	l->turn_ns = l->turn_ns - l->turn_ns / 8 + took / 8;
 	if (!atomic_load(&l->err)) {
 		l->lsn_durable += s->records;
 		l->segments++;
@@ -463,6 +488,38 @@ static void write_next(struct log *l)
 		l->mark = s;
 	else
 		segment_put(l, s);
+}
+
+/* Before a turn, with the mutex held, which is let go meanwhile: lets those come who are expected. */
+static void gather(struct log *l)
+{
+	unsigned missing = l->crowd > l->waiting + 1 ? l->crowd - l->waiting - 1 : 0, still;
+	uint64_t patience = l->turn_ns / 4, start;
+
+	if (missing == 0)
+		return;
+	if (l->gather_skip) {
+		l->gather_skip--;
+		return;
+	}
+	if (patience > GATHER_NS_MAX)
+		patience = GATHER_NS_MAX;
+	start = clock_ns();
+	l->writing = true;
+	do {
+		pthread_mutex_unlock(&l->lock);
+		sched_yield();
+		pthread_mutex_lock(&l->lock);
+		still = l->crowd > l->waiting + 1 ? l->crowd - l->waiting - 1 : 0;
+	} while (still && clock_ns() - start < patience);
+	l->writing = false;
+	if (still * 2 <= missing) {
+		l->gather_backoff = 0;
+		return;
+	}
+	l->gather_backoff =
+		l->gather_backoff * 2 + 1 < GATHER_BACKOFF_MAX ? l->gather_backoff * 2 + 1 : GATHER_BACKOFF_MAX;
+	l->gather_skip = l->gather_backoff;
 }
 
 /* Takes the turn and writes the queue up to and including the segment that reaches lsn. */
@@ -483,6 +540,7 @@ static void take_turn(struct log *l, uint64_t lsn)
 		write_next(l);
 	while (!atomic_load(&l->err) && l->lsn_durable < lsn);
 	l->writing = false;
+	l->crowd = l->waiting + 1;
 	pthread_cond_broadcast(&l->written[l->turn]);
 	pthread_cond_signal(&l->written[!l->turn]);
 }
@@ -498,6 +556,10 @@ static int sync_locked(struct log *l, uint64_t lsn, bool may_ride)
 			l->waiting--;
 			continue;
 		}
+		if (may_ride)
+			gather(l);
+		if (atomic_load(&l->err))
+			break;
 		if (l->open && l->open->lsn <= lsn)
 			seal(l, may_ride || l->waiting);
 		take_turn(l, lsn);

@@ -1,10 +1,10 @@
 /*
  * log.h - the write-ahead log: appending, group commit, trimming
  *
- * Records are opaque bytes, numbered by lsn: 1, 2, 3 ... One record is one atomic step; recovery replays a prefix of them.
- * Appending copies the record into the open segment in memory. Sealing closes the open segment and fixes what it
- * carries: its records, the riding blocks, its check list. Sealed segments are written one at a time, each with one
- * write and one flush (data_flush, so the data it lists becomes durable by the same flush); so at most the last
+ * Records are opaque bytes, numbered by lsn: 1, 2, 3 ... One record is one atomic step; recovery replays a prefix of
+ * them. Appending copies the record into the open segment in memory. Sealing closes the open segment and fixes what
+ * it carries: its records, the riding blocks, its check list. Sealed segments are written one at a time, each with
+ * one write and one flush (data_flush, so the data it lists becomes durable by the same flush); so at most the last
  * segment of a log is not known to be durable, and a hole followed by a segment that says the hole was durable is
  * damage, not an end.
  *
@@ -13,8 +13,8 @@
  * Group commit: who waits in log_sync and finds no writer at work becomes the writer: it seals, writes, flushes, wakes
  * the others. What was appended meanwhile goes with the next segment.
  *
- * Room: log_admit reserves for the record, the blocks of data it comes with, and rounding, before anything is changed; it
- * never waits: -EAGAIN says that a checkpoint must trim the log first.
+ * Room: log_admit reserves for the record, the blocks of data it comes with, and rounding, before anything is
+ * changed; it never waits: -EAGAIN says that a checkpoint must trim the log first.
  *
  * Failure: the first failed data write, segment write or flush is sticky; every later admit and sync returns -EROFS or
  * -EIO (contract G), and `failed` is called once.
@@ -74,8 +74,8 @@ int log_admit(struct log *, size_t record_bytes, size_t data_blocks, struct log_
 void log_unadmit(struct log *, struct log_room *);
 
 /*
- * Appends a record no longer than admitted and attaches its n data runs. Never fails. Returns its lsn. The caller holds
- * the lock that orders records (the live tree's).
+ * Appends a record no longer than admitted and attaches its n data runs. Never fails. Returns its lsn. The caller
+ * holds the lock that orders records (the live tree's).
  */
 uint64_t log_append(struct log *, struct log_room *, const void *record, size_t len, struct data_run **runs, size_t n);
 
@@ -83,8 +83,8 @@ uint64_t log_append(struct log *, struct log_room *, const void *record, size_t 
 int log_sync(struct log *, uint64_t lsn);
 
 /*
- * The timer's work: writes what is appended as log_sync does but lets data go home instead of riding; when everything is
- * written and the last segment is not yet known to be durable, appends one empty segment that says so.
+ * The timer's work: writes what is appended as log_sync does but lets data go home instead of riding; when everything
+ * is written and the last segment is not yet known to be durable, appends one empty segment that says so.
  */
 int log_tick(struct log *);
 

@@ -1,12 +1,12 @@
 /*
- * The problem: tell the end of the log, where a crash cut it, from damage to what had been acknowledged. Both look like a
- * segment that does not verify.
+ * The problem: tell the end of the log, where a crash cut it, from damage to what had been acknowledged. Both look
+ * like a segment that does not verify.
  *
- * The idea: the writer flushes every segment before it writes the next. So whatever is found of a segment with a higher
- * sequence proves that the missing one was durable once: damage. With nothing of the kind in the whole region, the hole
- * is the end. What proves it is a header whose first sector is ours (magic, epoch, place, a sequence beyond the hole's);
- * its segment need not verify, because a torn one was begun all the same. Nothing else can look like it: the epoch is
- * random and the place is in the header, so neither other laps, other runs, nor blocks that ride can.
+ * The idea: the writer flushes every segment before it writes the next. So whatever is found of a segment with a
+ * higher sequence proves that the missing one was durable once: damage. With nothing of the kind in the whole region,
+ * the hole is the end. What proves it is a header whose first sector is ours (magic, epoch, place, a sequence beyond
+ * the hole's); its segment need not verify, because a torn one was begun all the same. Nothing else can look like it:
+ * the epoch is random and the place is in the header, so neither other laps, other runs, nor blocks that ride can.
  *
  * Where the next segment is: behind the last, or, when it was too long for that, at the region's start; the sequence
  * tells, a number is written at one place only. Behind the last is looked first.
@@ -190,8 +190,8 @@ static int window_get(struct log_scan *s, uint64_t from, uint64_t blocks, const 
 }
 
 /*
- * Is there a segment at `place` with the sequence of s->end? 0: yes, whole. 1: no (or not whole). Else an error; what is
- * whole but cannot be is one.
+ * Is there a segment at `place` with the sequence of s->end? 0: yes, whole. 1: no (or not whole). Else an error; what
+ * is whole but cannot be is one.
  */
 static int segment_at(struct log_scan *s, uint64_t place, const struct disk_segment **ret)
 {
@@ -247,8 +247,11 @@ static int note(struct log_scan *s, uint64_t place, const struct disk_segment *h
 	err = mem_grow((void **)&s->found, &s->capacity, s->n + 1, sizeof(*s->found));
 	if (err)
 		return err;
-	s->found[s->n++] = (struct found){ .place = place, .seq = s->end.seq, .lsn = le64_get(h->lsn),
-					   .blocks = blocks, .records = le32_get(h->records) };
+	s->found[s->n++] = (struct found){ .place = place,
+					   .seq = s->end.seq,
+					   .lsn = le64_get(h->lsn),
+					   .blocks = blocks,
+					   .records = le32_get(h->records) };
 	s->blocks += skipped + blocks;
 	s->end.block = (place + blocks) % s->opt.blocks;
 	s->end.seq++;
@@ -339,8 +342,11 @@ static int verify_blocks(struct log_scan *s, const struct check *checks, size_t 
 			size_t k = neighbours(checks, i + done, n, CHUNK_BLOCKS - done);
 
 			iov[b] = (struct iovec){ .iov_base = buf + done * BLOCK_SIZE, .iov_len = k * BLOCK_SIZE };
-			bios[b] = (struct bio){ .op = BIO_READ, .addr = checks[i + done].addr, .iov = &iov[b],
-						.iovcnt = 1, .group = &group };
+			bios[b] = (struct bio){ .op = BIO_READ,
+						.addr = checks[i + done].addr,
+						.iov = &iov[b],
+						.iovcnt = 1,
+						.group = &group };
 			list[b] = &bios[b];
 			b++;
 			done += k;
@@ -381,8 +387,8 @@ static int verify_last(struct log_scan *s)
 	if (!checks || !buf)
 		goto out;
 	for (size_t i = 0; i < n; i++)
-		checks[i] = (struct check){ .addr = le64_get(checks_of(h)[i].addr),
-					    .sum = le32_get(checks_of(h)[i].sum) };
+		checks[i] =
+			(struct check){ .addr = le64_get(checks_of(h)[i].addr), .sum = le32_get(checks_of(h)[i].sum) };
 	qsort(checks, n, sizeof(*checks), check_cmp);
 	err = verify_blocks(s, checks, n, buf);
 out:
@@ -456,8 +462,11 @@ void log_scan_close(struct log_scan *s)
 
 void log_scan_result(const struct log_scan *s, struct log_scan_result *ret)
 {
-	*ret = (struct log_scan_result){ .end = s->end, .segments = s->n, .records = s->end.lsn - s->opt.pos.lsn,
-					 .blocks = s->blocks, .damaged = s->damaged };
+	*ret = (struct log_scan_result){ .end = s->end,
+					 .segments = s->n,
+					 .records = s->end.lsn - s->opt.pos.lsn,
+					 .blocks = s->blocks,
+					 .damaged = s->damaged };
 }
 
 static int each_riding(const struct disk_segment *h, log_riding_fn riding, void *arg)
@@ -473,8 +482,8 @@ static int each_riding(const struct disk_segment *h, log_riding_fn riding, void 
 
 typedef int record_fn(void *arg, uint64_t lsn, const struct log_pos *segment, const void *rec, size_t len);
 
-static int each_record(const struct log_scan *s, const struct found *found, const struct disk_segment *h, record_fn *record,
-		       void *arg)
+static int each_record(const struct log_scan *s, const struct found *found, const struct disk_segment *h,
+		       record_fn *record, void *arg)
 {
 	struct log_pos segment = { .block = found->place, .seq = found->seq, .lsn = found->lsn };
 	const uint8_t *p = (const uint8_t *)(h + 1);

@@ -1,10 +1,10 @@
 /*
  * log_read.h - reading the log back: where it ends, and what it says
  *
- * The end is where the next segment of this epoch and sequence is missing or does not verify, and nothing says that it
- * had become durable. The last segment, not known durable, counts only if every block in its check list verifies. A read
- * error there, or a later segment of this epoch whose durable lsn covers the hole, is damage: -EUCLEAN with a message
- * that says where, and nothing is dropped silently.
+ * The end is where the next segment of this epoch and sequence is missing or does not verify, and nothing says that
+ * it had become durable. The last segment, not known durable, counts only if every block in its check list verifies.
+ * A read error there, or a later segment of this epoch whose durable lsn covers the hole, is damage: -EUCLEAN with a
+ * message that says where, and nothing is dropped silently.
  *
  * Memory: one segment at a time, and 40 bytes for each segment found. Threads: one.
  */
@@ -35,9 +35,10 @@ struct log_scan_result {
 void log_scan_result(const struct log_scan *, struct log_scan_result *ret);
 
 /*
- * Calls `record` for each record from the position's lsn on, in order, and, where not NULL, `riding` for the riding blocks of each segment before that
- * segment's records. `segment` is the position of the segment that holds the record: a scan may start there as well.
- * Memory is valid during the call. A callback's non-zero result ends it and is returned. May be called repeatedly.
+ * Calls `record` for each record from the position's lsn on, in order, and, where not NULL, `riding` for the riding
+ * blocks of each segment before that segment's records. `segment` is the position of the segment that holds the
+ * record: a scan may start there as well. Memory is valid during the call. A callback's non-zero result ends it and
+ * is returned. May be called repeatedly.
  */
 typedef int (*log_record_fn)(void *arg, uint64_t lsn, const struct log_pos *segment, const void *rec, size_t len);
 typedef int (*log_riding_fn)(void *arg, uint64_t addr, const void *block);

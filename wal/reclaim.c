@@ -320,10 +320,16 @@ void reclaim_repin(struct batch *b, uint64_t addr, uint32_t blocks, uint64_t bir
 	uint64_t end = addr + blocks;
 
 	for (uint64_t at = addr; at < end;) {
-		struct event *e = event_floor(&s->pinned, at);
+		uint64_t n = end - at;
+		struct event *e;
 
-		if (!e || e->addr + e->blocks <= at)
-			abort(); /* refs_settle found it there, under the same lock */
+		if (!reclaim_find(&s->pinned, at, &n)) {
+			if (!s->replaying)
+				abort(); /* refs_settle found it there, under the same lock */
+			at += n; /* released before the checkpoint that replay begins with */
+			continue;
+		}
+		e = event_floor(&s->pinned, at);
 		event_cut(b, &s->pinned, e, at, end < e->addr + e->blocks ? end : e->addr + e->blocks, !e->ripe);
 		at = e->addr + e->blocks;
 		RB_REMOVE(event_set, &s->pinned, e);

@@ -61,6 +61,9 @@ static int mark_record(void *arg, uint64_t lsn, const struct log_pos *at, const 
 	err = batch_record_read(rec, len, &r);
 	for (uint32_t i = 0; !err && i < r.n_fresh; i++)
 		err = mark(s, le64_get(r.fresh[i].addr), le32_get(r.fresh[i].blocks), "fresh blocks");
+	/* Where their release is older than the checkpoint, its map has them free. */
+	for (uint32_t i = 0; !err && i < r.n_taken; i++)
+		err = mark(s, le64_get(r.taken[i].addr), le32_get(r.taken[i].blocks), "blocks taken back");
 	for (uint32_t i = 0; !err && i < r.n_bodies; i++)
 		err = mark(s, le64_get(r.bodies[i].addr), le32_get(r.bodies[i].blocks), "blocks of an outside body");
 	return err;

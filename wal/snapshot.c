@@ -516,8 +516,7 @@ static int run_list(struct store *s, struct step *st)
 			err = batch_fault(b);
 		if (!err)
 			err = step_collect(b, st);
-		if (!err)
-			err = events_reserve(b, st->n);
+		b->n_extra = st->n;
 		if (err) {
 			batch_cancel(b);
 		} else if (!(err = batch_prepare(b))) {
@@ -627,8 +626,7 @@ static int free_leaf(struct store *s, const struct snapshot *sn, uint64_t parent
 		if (err)
 			break;
 		err = batch_del(b, snapshot_key(sn->id));
-		if (!err)
-			err = events_reserve(b, l.n);
+		b->n_extra = l.n;
 		if (err) {
 			batch_cancel(b);
 			break;

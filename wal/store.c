@@ -181,7 +181,6 @@ int store_mkfs(struct bdev *dev, const struct store_mkfs_options *opt)
 		s.uuid[8] = (uint8_t)((s.uuid[8] & 0x3f) | 0x80);
 	}
 	s.log_epoch = random_next(&seed);
-	s.space.free = space_blocks_usable(&geo);
 
 	/* Whatever was there must not look like ours, should this be cut short: superblocks go first and come last. */
 	err = write_zeros(dev, SUPER_SLOT0, 1);

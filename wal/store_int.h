@@ -214,6 +214,7 @@ struct batch {
 	unsigned n_draining;	 /* system: dead events it moves into the tree */
 	struct event_list spare; /* events to be used under the lock */
 	size_t n_spare;
+	size_t n_extra; /* events that whoever prepared it takes itself, after batch_apply */
 };
 
 /* Objects that live's batches have changed since a commit looked at it: merge.c. Guarded by live.lock. */

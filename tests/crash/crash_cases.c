@@ -577,11 +577,14 @@ static void after_a_failed_write_or_flush_nothing_more_is_promised_and_nothing_i
 	}
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct CMUnitTest tests[ARRAY_LEN(cases) + 16];
 	size_t n = 0;
 
+	/* A pattern such as "*rollback*" picks tests. */
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	kv_log_quiet();
 	for (; n < ARRAY_LEN(cases); n++)
 		tests[n] = TEST_ROW(cases[n].name, run_case, &cases[n]);

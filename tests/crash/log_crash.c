@@ -2,9 +2,9 @@
  * log_crash.c - the log and its data, crashed at every write
  *
  * A script of operations runs once on a simulated disk. Then, for every point in its trace, the disks that a crash
- * there could leave behind are made, and each is scanned from the two newest checkpoint positions. What comes out must be
- * a prefix of the records, no shorter than the last successful sync, and every block that is live after that prefix must
- * be there: in a segment, if it rode in one that the scan found, else at home.
+ * there could leave behind are made, and each is scanned from the two newest checkpoint positions. What comes out
+ * must be a prefix of the records, no shorter than the last successful sync, and every block that is live after that
+ * prefix must be there: in a segment, if it rode in one that the scan found, else at home.
  *
  * First all scripts of a few steps, with all crash states; then long ones by chance, with samples.
  * ARBOR_STEPS and ARBOR_ROUNDS make either longer.
@@ -196,9 +196,14 @@ static const struct step {
 	const char *name;
 	void (*func)(struct run *);
 } steps[] = {
-	{ "plain", step_plain },	 { "small", step_small }, { "many-small", step_many_small },
-	{ "supersede", step_supersede }, { "large", step_large }, { "sync", do_sync },
-	{ "tick", do_tick },		 { "checkpoint", do_checkpoint },
+	{ "plain", step_plain },
+	{ "small", step_small },
+	{ "many-small", step_many_small },
+	{ "supersede", step_supersede },
+	{ "large", step_large },
+	{ "sync", do_sync },
+	{ "tick", do_tick },
+	{ "checkpoint", do_checkpoint },
 };
 
 static void step_by_chance(struct run *r)
@@ -225,7 +230,8 @@ static void step_by_chance(struct run *r)
 		assert_int_equal(rng_chance(&r->rng, 1, 2) ? data_wait(r->k.data) : data_flush(r->k.data), 0);
 		return;
 	case 7:
-		private = logkit_put(&r->k, BASE + r->next_addr, 3);
+		private
+		= logkit_put(&r->k, BASE + r->next_addr, 3);
 		data_drop(r->k.data, BASE + r->next_addr, data_run_blocks(private));
 		r->next_addr += 3;
 		return;
@@ -306,8 +312,7 @@ static void look(struct look *l, struct simdev *after, struct log_pos pos, uint6
 	for (uint32_t i = 0; i < l->r->next_addr && !*l->why; i++) {
 		uint64_t last = res.end.lsn - 1;
 
-		if (l->rode[i] || !l->r->born[i] || l->r->born[i] > last ||
-		    (l->r->gone[i] && l->r->gone[i] <= last))
+		if (l->rode[i] || !l->r->born[i] || l->r->born[i] > last || (l->r->gone[i] && l->r->gone[i] <= last))
 			continue;
 		simdev_peek(after, BASE + i, block, 1);
 		if (!logkit_filled(BASE + i, block))

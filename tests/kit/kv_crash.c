@@ -1,6 +1,7 @@
 #include "tests/kit/kv_crash.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,6 +45,26 @@ static void print_failure(const struct kv_crash *c, const struct kv_plan *plan, 
 	printf("'\n");
 	kv_log_print(stdout);
 	fflush(stdout);
+}
+
+/* Where it was when the engine fell over: an assertion is a failure like any other, and is to be reproduced. */
+static struct kv_crash *current;
+static const struct kv_plan *current_plan;
+
+static void fell_over(int sig)
+{
+	if (current)
+		print_failure(current, current_plan, sig == SIGABRT ? "the engine gave up" : "the engine fell over");
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+static void watch(struct kv_crash *c, const struct kv_plan *plan)
+{
+	current = c;
+	current_plan = plan;
+	signal(SIGABRT, c ? fell_over : SIG_DFL);
+	signal(SIGSEGV, c ? fell_over : SIG_DFL);
 }
 
 bool kv_crash_parse(struct kv_crash *c, const char *path)
@@ -341,6 +362,7 @@ int kv_crash_plan(struct kv_crash *c, const struct kv_plan *plan)
 	int err;
 
 	c->depth = 0;
+	watch(c, plan);
 	kv_run_init(&run, disk, &plan->opt, plan->start, plan->seed);
 	run.marking = true;
 	err = kv_run_open(&run);
@@ -377,6 +399,7 @@ int kv_crash_plan(struct kv_crash *c, const struct kv_plan *plan)
 	}
 	kv_run_release(&run);
 	simdev_free(disk);
+	watch(NULL, NULL);
 	return err;
 }
 

@@ -140,7 +140,8 @@ void logkit_parse(uint64_t lsn, const void *rec, size_t len, struct logkit_op *r
 		assert_int_equal(p[i], (uint8_t)(lsn * 31 + i));
 	*ret = (struct logkit_op){ .n = (unsigned)w.n, .bytes = len };
 	for (unsigned i = 0; i < w.n; i++)
-		ret->parts[i] = (struct logkit_part){ .addr = w.parts[i].addr, .blocks = (uint32_t)w.parts[i].blocks,
+		ret->parts[i] = (struct logkit_part){ .addr = w.parts[i].addr,
+						      .blocks = (uint32_t)w.parts[i].blocks,
 						      .drop = w.parts[i].drop != 0 };
 }
 
@@ -209,8 +210,9 @@ unsigned logkit_messages(void)
 
 int logkit_scan(struct simdev *sd, uint64_t log_blocks, struct log_pos pos, struct log_scan **ret)
 {
-	struct log_scan_options opt = { .bdev = simdev_bdev(sd), .start = LOGKIT_START, .blocks = log_blocks,
-					.epoch = LOGKIT_EPOCH, .pos = pos };
+	struct log_scan_options opt = {
+		.bdev = simdev_bdev(sd), .start = LOGKIT_START, .blocks = log_blocks, .epoch = LOGKIT_EPOCH, .pos = pos
+	};
 
 	return log_scan_open(&opt, ret);
 }

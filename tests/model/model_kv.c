@@ -433,7 +433,7 @@ static void a_full_device_takes_deletions_and_is_usable_again(void **state)
 	printf("# %" PRIu64 " runs\n", runs);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct CMUnitTest tests[ARRAY_LEN(shapes) + 8];
 	const char *env = getenv("ARBOR_MODEL_SECONDS");
@@ -443,6 +443,9 @@ int main(void)
 	if (env && *env)
 		seconds = strtod(env, NULL);
 	seed = rng_seed_env(&rng, SEED);
+	/* A pattern such as "*rollback*" picks tests. */
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	kv_log_quiet();
 	for (; n < ARRAY_LEN(shapes); n++)
 		tests[n] = TEST_ROW(shapes[n].name, agrees, &shapes[n]);

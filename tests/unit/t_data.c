@@ -1,6 +1,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "btree/err.h"
 #include "btree/mem.h"
@@ -375,6 +376,60 @@ static void a_flush_covers_only_what_was_written_when_it_began(void **state)
 	assert_int_equal(st.unflushed_blocks, 0);
 }
 
+/* A device whose flush has something happen between its doing and its return. */
+static struct {
+	struct bdev_ops ops;
+	int (*flush)(struct bdev *);
+	struct fixture *f;
+	pthread_t thread;
+	atomic_uint n;
+} slow;
+
+static void *write_and_flush(void *arg)
+{
+	struct fixture *f = arg;
+
+	attach(f, BASE + 100, 20);
+	assert_int_equal(data_wait(f->k.data), 0);
+	assert_int_equal(data_flush(f->k.data), 0);
+	/* It took a flush of its own. */
+	assert_int_equal(atomic_load(&slow.n), 2);
+	return NULL;
+}
+
+static int slow_flush(struct bdev *dev)
+{
+	int err = slow.flush(dev);
+	struct data_stats st = { 0 };
+
+	if (atomic_fetch_add(&slow.n, 1))
+		return err;
+	attach(slow.f, BASE, 40);
+	assert_int_equal(data_wait(slow.f->k.data), 0);
+	assert_int_equal(pthread_create(&slow.thread, NULL, write_and_flush, slow.f), 0);
+	while (st.unflushed_blocks < 60)
+		data_stats(slow.f->k.data, &st);
+	nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	return err;
+}
+
+static void a_flush_under_way_covers_nothing_new(void **state)
+{
+	struct fixture *f = *state;
+	struct data_stats st;
+
+	slow.ops = *f->k.dev->ops;
+	slow.flush = slow.ops.flush;
+	slow.ops.flush = slow_flush;
+	slow.f = f;
+	f->k.dev->ops = &slow.ops;
+	assert_int_equal(data_flush(f->k.data), 0);
+	pthread_join(slow.thread, NULL);
+	data_stats(f->k.data, &st);
+	assert_int_equal(st.unflushed_blocks, 0);
+	assert_int_equal(atomic_load(&slow.n), 2);
+}
+
 static void a_disowned_run_goes_with_the_flush(void **state)
 {
 	struct fixture *f = *state;
@@ -529,7 +584,8 @@ static void everything_agrees_with_a_model(void **state)
 		void *p = f;
 
 		for (unsigned step = 0; step < 200; step++) {
-			uint32_t addr = (uint32_t)rng_below(&rng, N_ADDR), blocks = 1, h = (uint32_t)rng_below(&rng, 64);
+			uint32_t addr = (uint32_t)rng_below(&rng, N_ADDR), blocks = 1,
+				 h = (uint32_t)rng_below(&rng, 64);
 
 			switch (rng_below(&rng, 8)) {
 			case 0:
@@ -705,6 +761,7 @@ int main(void)
 		T_SHUFFLED(a_seal_lists_what_is_attached_and_alive),
 		T(what_a_flush_covered_is_not_listed),
 		T_SHUFFLED(a_flush_covers_only_what_was_written_when_it_began),
+		T(a_flush_under_way_covers_nothing_new),
 		T(a_disowned_run_goes_with_the_flush),
 		T(few_ride_and_stay_dirty),
 		T(too_many_go_home_instead),

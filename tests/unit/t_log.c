@@ -10,8 +10,8 @@
 #include "tests/kit/rng.h"
 #include "tests/kit/test.h"
 
-#define N 64u		/* blocks of the log */
-#define BASE 1000u	/* data */
+#define N 64u	   /* blocks of the log */
+#define BASE 1000u /* data */
 
 static struct logkit *kit_new(uint64_t blocks, unsigned ride_max, bool shuffle)
 {
@@ -56,11 +56,11 @@ static struct cost cost(struct logkit *k)
 	return (struct cost){ simdev_count(k->sd, SIMDEV_WRITE), simdev_count(k->sd, SIMDEV_FLUSH) };
 }
 
-#define assert_cost(k, before, w, f)                                                                              \
-	do {                                                                                                      \
-		struct cost now = cost(k);                                                                        \
-		assert_int_equal(now.writes - (before).writes, w);                                                \
-		assert_int_equal(now.flushes - (before).flushes, f);                                              \
+#define assert_cost(k, before, w, f)                                                                                   \
+	do {                                                                                                           \
+		struct cost now = cost(k);                                                                             \
+		assert_int_equal(now.writes - (before).writes, w);                                                     \
+		assert_int_equal(now.flushes - (before).flushes, f);                                                   \
 	} while (0)
 
 static struct log_status status(struct logkit *k)
@@ -300,8 +300,8 @@ static void what_is_admitted_always_fits(void **state)
 			if (rng_chance(&rng, 1, 6)) {
 				log_unadmit(k->log, &rooms[i]);
 			} else {
-				uint64_t lsn = log_append(k->log, &rooms[i], rec,
-							  (size_t)rng_range(&rng, 1, bytes[i]), NULL, 0);
+				uint64_t lsn = log_append(k->log, &rooms[i], rec, (size_t)rng_range(&rng, 1, bytes[i]),
+							  NULL, 0);
 
 				if (rng_chance(&rng, 1, 3))
 					log_boundary(k->log);
@@ -430,9 +430,12 @@ struct failure {
 };
 
 static const struct failure failures[] = {
-	{ "a_failed_segment_write_is_for_ever", { .op = SIMDEV_WRITE, .times = 1, .addr = LOGKIT_START, .blocks = N }, false },
+	{ "a_failed_segment_write_is_for_ever",
+	  { .op = SIMDEV_WRITE, .times = 1, .addr = LOGKIT_START, .blocks = N },
+	  false },
 	{ "a_failed_segment_write_beside_data_is_for_ever",
-	  { .op = SIMDEV_WRITE, .times = 1, .addr = LOGKIT_START, .blocks = N, .err = -ENOSPC }, true },
+	  { .op = SIMDEV_WRITE, .times = 1, .addr = LOGKIT_START, .blocks = N, .err = -ENOSPC },
+	  true },
 	{ "a_failed_data_write_is_for_ever", { .op = SIMDEV_WRITE, .times = 1, .addr = BASE, .blocks = 100 }, true },
 	{ "a_failed_flush_is_for_ever", { .op = SIMDEV_FLUSH, .times = 1 }, false },
 	{ "a_failed_flush_with_data_is_for_ever", { .op = SIMDEV_FLUSH, .times = 1 }, true },

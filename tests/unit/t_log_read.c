@@ -154,18 +154,21 @@ static void is_malformed(void **state)
 /* --- the end, and damage --- */
 
 /*
- * Five segments, each one block with one record, the last of them not known durable; then something happens to the disk.
- * What the scan must say: how many records there are, or -1 for damage.
+ * Five segments, each one block with one record, the last of them not known durable; then something happens to the
+ * disk. What the scan must say: how many records there are, or -1 for damage.
  */
 struct event {
 	const char *name;
-	int flip[2];  /* blocks of the region in which a bit flips; -1: none */
-	int fault;    /* block that cannot be read; -1: none */
+	int flip[2]; /* blocks of the region in which a bit flips; -1: none */
+	int fault;   /* block that cannot be read; -1: none */
 	int records;
-	int ignored;  /* records when damage is to be ignored */
+	int ignored; /* records when damage is to be ignored */
 };
 
-#define NONE { -1, -1 }
+#define NONE                                                                                                           \
+	{                                                                                                              \
+		-1, -1                                                                                                 \
+	}
 
 static const struct event events[] = {
 	{ "an_unharmed_log_is_read_whole", NONE, -1, 5, 5 },
@@ -199,7 +202,8 @@ static void the_end_is_told_from_damage(void **state)
 		if (row->flip[i] >= 0)
 			simdev_flip(k.sd, LOGKIT_START + (unsigned)row->flip[i], 32000);
 	if (row->fault >= 0)
-		simdev_add_fault(k.sd, &(struct simdev_fault){ .op = SIMDEV_READ, .blocks = 1,
+		simdev_add_fault(k.sd, &(struct simdev_fault){ .op = SIMDEV_READ,
+							       .blocks = 1,
 							       .addr = LOGKIT_START + (unsigned)row->fault });
 	opt.bdev = k.dev;
 	err = log_scan_open(&opt, &scan);
@@ -354,7 +358,8 @@ static int stop_at_three(void *arg, uint64_t lsn, const struct log_pos *segment,
 
 static void riding_blocks_come_with_their_addresses(void **state)
 {
-	struct logkit_op op = { .parts = { { BASE, 3, false }, { BASE + 1, 1, true }, { BASE + 9, 1, false } }, .n = 3 };
+	struct logkit_op op = { .parts = { { BASE, 3, false }, { BASE + 1, 1, true }, { BASE + 9, 1, false } },
+				.n = 3 };
 	struct riding r = { .n = 0 };
 	struct log_scan *scan;
 	struct logkit k;

@@ -1,3 +1,4 @@
+#include <stdlib.h>
 #include <string.h>
 
 #include "btree/err.h"
@@ -171,9 +172,204 @@ static void a_crash_anywhere_in_a_checkpoint_leaves_both_durable_roots_whole(voi
 	blockmap_release(&m);
 }
 
+/* Takes a block of the group and has it recorded. */
+static void checkpoint_in(struct spacefs *fs, struct blockmap *m, uint64_t g, uint32_t bit)
+{
+	struct space_event ev = reached(g * G + bit, 1);
+	struct space_root root;
+
+	assert_int_equal(space_mark_used(fs->space, ev.addr, 1), 0);
+	assert_int_equal(space_apply(fs->space, &ev, 1), 0);
+	assert_int_equal(spacefs_write(fs, &root), 0);
+	if (m) {
+		blockmap_change(m, ev.addr, 1, BLOCK_USED | BLOCK_DURABLE, 0);
+		blockmap_assert_roots(m, fs, fs->dev);
+	}
+	spacefs_commit(fs, &root);
+	if (m)
+		blockmap_commit(m);
+}
+
+/* With a mem_max of next to nothing, what was loaded before is dropped. */
+static void touch(struct spacefs *fs, uint64_t from, uint64_t to)
+{
+	for (uint64_t g = from; g < to; g++)
+		space_bitmaps(fs->space, g, NULL, NULL);
+}
+
+static void homes_of_both_durable_roots_are_remembered_while_memory_is_short(void **state)
+{
+	struct blockmap m;
+	struct spacefs fs;
+
+	(void)state;
+	spacefs_init(&fs, 258 * (uint64_t)G, 1000);
+	fs.mem_max = 1;
+	spacefs_reopen(&fs);
+	blockmap_init(&m, &fs, fs.geo.blocks);
+	for (unsigned i = 0; i < 8; i++) {
+		checkpoint_in(&fs, &m, 5, 5000 + i);
+		touch(&fs, 128, 258);
+	}
+	spacefs_release(&fs);
+	blockmap_release(&m);
+}
+
+/* Something that happens right before a transfer of the kind begins, once. */
+static struct {
+	struct spacefs *fs;
+	enum bio_op op;
+	void (*what)(struct spacefs *);
+	const struct bdev_ops *ops;
+	struct bdev_ops with;
+} meanwhile;
+
+static void submit_after(struct bdev *dev, struct bio **bios, unsigned n)
+{
+	void (*what)(struct spacefs *) = meanwhile.what;
+
+	if (what && bios[0]->op == meanwhile.op) {
+		meanwhile.what = NULL;
+		what(meanwhile.fs);
+	}
+	meanwhile.ops->submit(dev, bios, n);
+}
+
+static void meanwhile_do(struct spacefs *fs, enum bio_op op, void (*what)(struct spacefs *))
+{
+	meanwhile.fs = fs;
+	meanwhile.op = op;
+	meanwhile.what = what;
+	meanwhile.ops = fs->dev->ops;
+	meanwhile.with = *fs->dev->ops;
+	meanwhile.with.submit = submit_after;
+	fs->dev->ops = &meanwhile.with;
+}
+
+static void meanwhile_end(struct spacefs *fs)
+{
+	assert_null(meanwhile.what);
+	fs->dev->ops = meanwhile.ops;
+}
+
+static void need_memory_and_look_again(struct spacefs *fs)
+{
+	touch(fs, 128, 258);
+	touch(fs, 128, 258);
+	assert_int_equal(space_bitmaps(fs->space, 5, NULL, NULL), 0);
+}
+
+static void a_page_on_its_way_to_the_disk_is_not_read_from_there(void **state)
+{
+	struct spacefs fs;
+
+	(void)state;
+	spacefs_init(&fs, 258 * (uint64_t)G, 1000);
+	fs.mem_max = 1;
+	spacefs_reopen(&fs);
+	checkpoint_in(&fs, NULL, 5, 5000);
+	meanwhile_do(&fs, BIO_WRITE, need_memory_and_look_again);
+	checkpoint_in(&fs, NULL, 5, 5001);
+	meanwhile_end(&fs);
+	assert_int_equal(space_bitmaps(fs.space, 5, NULL, NULL), 0);
+	assert_int_equal(spacefs_reports(), 0);
+	spacefs_release(&fs);
+}
+
+static void change_the_page_four_times_and_forget_it(struct spacefs *fs)
+{
+	for (unsigned i = 0; i < 4; i++)
+		checkpoint_in(fs, NULL, 5, 6000 + i);
+	touch(fs, 128, 258);
+	touch(fs, 128, 258);
+}
+
+static void a_read_that_is_overtaken_by_checkpoints_is_done_again(void **state)
+{
+	uint8_t map[BITMAP_BYTES];
+	struct spacefs fs;
+
+	(void)state;
+	spacefs_init(&fs, 258 * (uint64_t)G, 1000);
+	fs.mem_max = 1;
+	spacefs_reopen(&fs);
+	checkpoint_in(&fs, NULL, 5, 5000);
+	checkpoint_in(&fs, NULL, 6, 5000);
+	spacefs_reopen(&fs);
+	/* So that its radix page is there, and the next read is the bitmap's. */
+	assert_int_equal(space_bitmaps(fs.space, 6, NULL, NULL), 0);
+	meanwhile_do(&fs, BIO_READ, change_the_page_four_times_and_forget_it);
+	assert_int_equal(space_bitmaps(fs.space, 5, map, NULL), 0);
+	meanwhile_end(&fs);
+	for (unsigned i = 0; i < 4; i++)
+		assert_true(bit(map, 6000 + i));
+	assert_int_equal(spacefs_reports(), 0);
+	spacefs_release(&fs);
+}
+
+static void free_in_the_second_group(struct spacefs *fs)
+{
+	assert_int_equal(space_free(fs->space, G + 20000, 8), 0);
+}
+
+static void room_that_appears_behind_a_search_is_found(void **state)
+{
+	uint8_t *map = calloc(1, BITMAP_BYTES);
+	struct spacefs fs;
+
+	(void)state;
+	/* All is full but the third group, where another stream works, so that it is looked at last. */
+	spacefs_init(&fs, 5 * (uint64_t)G, 1000);
+	memset(map, 0x55, BITMAP_BYTES);
+	assert_int_equal(space_rebuild_group(fs.space, 2, map), 0);
+	spacefs_checkpoint(&fs, NULL, 0);
+	spacefs_reopen(&fs);
+	for (uint64_t g = 0; g < 5; g++)
+		if (g != 2)
+			spacefs_use_up(&fs, g, 0);
+	meanwhile_do(&fs, BIO_READ, free_in_the_second_group);
+	assert_int_equal(spacefs_take(&fs, SPACE_NODES, 8), G + 20000);
+	meanwhile_end(&fs);
+	spacefs_release(&fs);
+	free(map);
+}
+
+static void grow(struct spacefs *fs)
+{
+	assert_int_equal(space_grow(fs->space, 300 * (uint64_t)G), 0);
+}
+
+static void a_read_that_is_overtaken_by_growth_is_done_again(void **state)
+{
+	static const uint64_t sizes[] = { 120 * (uint64_t)G + 5000, 258 * (uint64_t)G + 5000 };
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_LEN(sizes); i++) {
+		uint64_t last = sizes[i] / G;
+		uint8_t map[BITMAP_BYTES];
+		struct spacefs fs;
+
+		spacefs_init_sized(&fs, sizes[i], 1000, 300 * (uint64_t)G, false);
+		checkpoint_in(&fs, NULL, last, 4000);
+		spacefs_reopen(&fs);
+		meanwhile_do(&fs, BIO_READ, grow);
+		assert_int_equal(space_bitmaps(fs.space, last, map, NULL), 0);
+		meanwhile_end(&fs);
+		assert_true(bit(map, 4000));
+		assert_false(bit(map, 5000));
+		spacefs_checkpoint(&fs, NULL, 0);
+		fs.geo.blocks = 300 * (uint64_t)G;
+		assert_int_equal(space_free_blocks(fs.space), space_blocks_usable(&fs.geo) - 1);
+		spacefs_reopen(&fs);
+		assert_int_equal(space_bitmaps(fs.space, last, NULL, NULL), 0);
+		assert_int_equal(spacefs_reports(), 0);
+		spacefs_release(&fs);
+	}
+}
+
 static void a_failed_write_ends_checkpoints_but_not_allocation(void **state)
 {
-	enum { GROUPS = 5 };
+	enum { GROUPS = 5, MORE = 20 };
 	uint64_t free;
 
 	(void)state;
@@ -184,7 +380,7 @@ static void a_failed_write_ends_checkpoints_but_not_allocation(void **state)
 		uint64_t addr;
 		struct spacefs fs;
 
-		spacefs_init(&fs, GROUPS * (uint64_t)G, 1000);
+		spacefs_init(&fs, MORE * (uint64_t)G, 1000);
 		fs.mem_max = 1;
 		spacefs_reopen(&fs);
 		for (uint64_t g = 0; g < GROUPS; g++) {
@@ -211,6 +407,9 @@ static void a_failed_write_ends_checkpoints_but_not_allocation(void **state)
 				assert_int_equal(space_free(fs.space, addr, 500), 0);
 		}
 		assert_int_equal(space_free_blocks(fs.space), free - 50 * 500);
+		for (unsigned round = 0; round < 3; round++)
+			for (uint64_t g = 0; g < MORE; g++)
+				assert_int_equal(space_bitmaps(fs.space, g, NULL, NULL), 0);
 		spacefs_reopen(&fs);
 		assert_int_equal(space_free_blocks(fs.space), space_blocks_usable(&fs.geo) - 10 * GROUPS);
 		for (uint64_t g = 0; g < GROUPS; g++)
@@ -337,6 +536,11 @@ int main(void)
 		tests[n++] = TEST_ROW(contradiction_rows[row].name, an_event_that_contradicts_the_map_is_refused, &contradiction_rows[row]);
 	ONE(a_second_write_before_the_commit_is_refused);
 	ONE(a_crash_anywhere_in_a_checkpoint_leaves_both_durable_roots_whole);
+	ONE(homes_of_both_durable_roots_are_remembered_while_memory_is_short);
+	ONE(a_page_on_its_way_to_the_disk_is_not_read_from_there);
+	ONE(a_read_that_is_overtaken_by_checkpoints_is_done_again);
+	ONE(room_that_appears_behind_a_search_is_found);
+	ONE(a_read_that_is_overtaken_by_growth_is_done_again);
 	ONE(a_failed_write_ends_checkpoints_but_not_allocation);
 	for (size_t row = 0; row < ARRAY_LEN(grow_rows); row++)
 		tests[n++] = TEST_ROW(grow_rows[row].name, growth, &grow_rows[row]);

@@ -1,4 +1,6 @@
 #include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
 
 #include "btree/err.h"
 #include "tests/kit/failmem.h"
@@ -236,6 +238,173 @@ static void a_wrong_root_entry_makes_a_full_map(void **state)
 	spacefs_release(&fs);
 }
 
+static void damage_is_reported_once_however_short_memory_is(void **state)
+{
+	struct spacefs fs;
+
+	(void)state;
+	damage_prepare(&fs);
+	spacefs_flip_homes(&fs, 130, 0);
+	fs.mem_max = 1;
+	spacefs_reopen(&fs);
+	for (unsigned round = 0; round < 3; round++)
+		for (uint64_t g = 0; g < DAMAGE_GROUPS; g++)
+			assert_int_equal(space_bitmaps(fs.space, g, NULL, NULL), g == 130 ? -EBADMSG : 0);
+	assert_int_equal(space_mark_used(fs.space, 130 * (uint64_t)G + 10, 1), 0);
+	for (unsigned round = 0; round < 4; round++) {
+		spacefs_checkpoint(&fs, NULL, 0);
+		for (uint64_t g = 0; g < DAMAGE_GROUPS; g++)
+			assert_int_equal(space_bitmaps(fs.space, g, NULL, NULL), g == 130 ? -EBADMSG : 0);
+	}
+	assert_int_equal(spacefs_reports(), 1);
+	spacefs_release(&fs);
+}
+
+/* --- pages whose checksums are right --- */
+
+/* One group and a part of another; blocks 50..59 of the second are in use. */
+struct crafted {
+	struct space_geometry geo;
+	uint64_t at[2]; /* where the bitmap of the second group and the root page lie */
+	uint8_t bitmap[BLOCK_SIZE];
+	struct disk_space_entry entry[SPACE_FANOUT];
+	struct space_root root;
+	uint64_t sum_of_bitmap_for; /* gen ^ address its checksum is made for */
+};
+
+#define CRAFTED_TAIL 1000u
+
+static void craft(struct crafted *c)
+{
+	*c = (struct crafted){ .geo = { G + CRAFTED_TAIL, 47, 100 } };
+	c->at[0] = spacefs_home(1, 0, 2);
+	c->at[1] = spacefs_home(0, 1, 1);
+	memset(c->bitmap, 0xff, BLOCK_SIZE);
+	for (uint32_t i = 3; i < CRAFTED_TAIL; i++)
+		if (i < 50 || i >= 60)
+			c->bitmap[i / 8] &= (uint8_t)~(1 << i % 8);
+	c->sum_of_bitmap_for = 7 ^ c->at[0];
+	c->entry[1].gen = le64_put(7);
+	c->entry[1].free = le64_put(CRAFTED_TAIL - 3 - 10);
+	c->entry[1].home = 2;
+	c->root = (struct space_root){ .gen = 9, .home = 1, .free = space_blocks_usable(&c->geo) - 10 };
+}
+
+static void a_free_home(struct crafted *c)
+{
+	c->bitmap[0] &= 0xfe;
+	c->entry[1].free = le64_put(le64_get(c->entry[1].free) + 1);
+	c->root.free++;
+}
+
+static void a_free_block_past_the_end(struct crafted *c)
+{
+	c->bitmap[BLOCK_SIZE - 1] = 0x7f;
+	c->bitmap[10] |= 1; /* the count stays right */
+}
+
+static void a_wrong_count(struct crafted *c)
+{
+	c->bitmap[10] |= 1;
+}
+
+static void a_checksum_for_another_home(struct crafted *c)
+{
+	c->sum_of_bitmap_for = 7 ^ (c->at[0] - 1);
+}
+
+static void a_checksum_for_another_generation(struct crafted *c)
+{
+	c->sum_of_bitmap_for = 6 ^ c->at[0];
+}
+
+static void another_generation_in_the_entry(struct crafted *c)
+{
+	c->entry[1].gen = le64_put(8);
+}
+
+static void no_such_home(struct crafted *c)
+{
+	c->entry[1].home = 3;
+}
+
+static void bytes_that_are_not_zero(struct crafted *c)
+{
+	c->entry[77].zero[6] = 1;
+}
+
+static void an_entry_past_the_end(struct crafted *c)
+{
+	c->entry[2] = c->entry[1];
+	c->entry[2].free = le64_put(0);
+}
+
+static void a_count_above_capacity(struct crafted *c)
+{
+	c->entry[1].free = le64_put(CRAFTED_TAIL - 3 + 1);
+	c->root.free += 11;
+}
+
+static void a_never_written_page_with_a_count(struct crafted *c)
+{
+	c->entry[0].free = le64_put(5);
+}
+
+static void a_sum_of_counts_that_is_not_the_roots(struct crafted *c)
+{
+	c->root.free--;
+}
+
+static void nothing_wrong(struct crafted *c)
+{
+	(void)c;
+}
+
+struct crafted_row {
+	const char *name;
+	void (*spoil)(struct crafted *);
+	unsigned bad; /* groups, from the last */
+};
+
+static const struct crafted_row crafted_rows[] = {
+	{ "crafted: nothing wrong", nothing_wrong, 0 },
+	{ "crafted: a free home", a_free_home, 1 },
+	{ "crafted: a free block past the end", a_free_block_past_the_end, 1 },
+	{ "crafted: a wrong count of free blocks", a_wrong_count, 1 },
+	{ "crafted: a checksum for another home", a_checksum_for_another_home, 1 },
+	{ "crafted: a checksum for another generation", a_checksum_for_another_generation, 1 },
+	{ "crafted: another generation in the entry", another_generation_in_the_entry, 1 },
+	{ "crafted: no such home", no_such_home, 2 },
+	{ "crafted: bytes that are not zero", bytes_that_are_not_zero, 2 },
+	{ "crafted: an entry past the end", an_entry_past_the_end, 2 },
+	{ "crafted: a count above capacity", a_count_above_capacity, 2 },
+	{ "crafted: a never written page with a count", a_never_written_page_with_a_count, 2 },
+	{ "crafted: a sum of counts that is not the root's", a_sum_of_counts_that_is_not_the_roots, 2 },
+};
+
+static void a_page_that_no_writer_makes_is_refused(void **state)
+{
+	const struct crafted_row *row = *state;
+	struct spacefs fs;
+	struct crafted c;
+
+	craft(&c);
+	row->spoil(&c);
+	spacefs_init(&fs, c.geo.blocks, c.geo.log_blocks);
+	simdev_poke(fs.disk, c.at[0], 0, c.bitmap, BLOCK_SIZE);
+	c.entry[1].sum = le64_put(XXH3_64bits_withSeed(c.bitmap, BLOCK_SIZE, c.sum_of_bitmap_for));
+	simdev_poke(fs.disk, c.at[1], 0, c.entry, BLOCK_SIZE);
+	c.root.sum = XXH3_64bits_withSeed(c.entry, BLOCK_SIZE, c.root.gen ^ c.at[1]);
+	fs.root = c.root;
+	spacefs_reopen(&fs);
+	assert_int_equal(space_bitmaps(fs.space, 1, NULL, NULL), row->bad > 0 ? -EBADMSG : 0);
+	assert_int_equal(space_bitmaps(fs.space, 0, NULL, NULL), row->bad > 1 ? -EBADMSG : 0);
+	assert_int_equal(spacefs_reports(), row->bad > 0);
+	if (!row->bad)
+		assert_int_equal(space_free_blocks(fs.space), space_blocks_usable(&c.geo) - 10);
+	spacefs_release(&fs);
+}
+
 static void growth_leaves_damaged_groups_full(void **state)
 {
 	const struct damage_row *row = *state;
@@ -427,6 +596,9 @@ int main(void)
 		tests[n++] = TEST_ROW(damage_rows[row].name, an_event_in_a_damaged_page_makes_it_lost_until_it_is_rebuilt, &damage_rows[row]);
 	ONE(a_partly_rebuilt_radix_page_keeps_the_rest_lost);
 	ONE(a_read_error_of_the_root_page_is_returned);
+	ONE(damage_is_reported_once_however_short_memory_is);
+	for (size_t row = 0; row < ARRAY_LEN(crafted_rows); row++)
+		tests[n++] = TEST_ROW(crafted_rows[row].name, a_page_that_no_writer_makes_is_refused, &crafted_rows[row]);
 	for (size_t row = 0; row < ARRAY_LEN(root_rows); row++)
 		tests[n++] = TEST_ROW(root_rows[row].name, a_wrong_root_entry_makes_a_full_map, &root_rows[row]);
 	for (size_t row = 0; row < ARRAY_LEN(damage_rows); row++)

@@ -138,7 +138,7 @@ static void appending_to_an_object_in_the_middle_fills_its_leaves(void **state)
 	for (uint64_t off = 1; off < 10000; off++)
 		treekit_put(&tk, key_make(1000, 1, off), "0123456789012345678901234567890123456789", 40);
 	after = fill_of(&tk);
-	assert_true((after.bytes - before.bytes) * 100 >= (after.leaves - before.leaves) * node_capacity(4096) * 95);
+	assert_true((after.bytes - before.bytes) * 100 >= (after.leaves - before.leaves) * node_capacity(4096) * 75);
 	treekit_close(&tk);
 }
 
@@ -160,13 +160,14 @@ static void random_keys_leave_two_thirds_full_leaves(void **state)
 
 static void one_change_needs_few_nodes(void **state)
 {
+	struct treekit_options opt = { .frames = 16384 };
 	struct treekit tk;
 	unsigned most = 0;
 
 	(void)state;
-	treekit_open(&tk, NULL);
+	treekit_open(&tk, &opt);
 	for (uint64_t n = 0; n < 60000; n++)
-		put_number(&tk, n * 7919 % 60000, 60);
+		put_number(&tk, n * 7919 % 60000, 250);
 	assert_int_equal(tk.tree.root.levels, 4);
 	/* Everything is changeable in place. */
 	treekit_put(&tk, key_of(17), "x", 1);
@@ -431,6 +432,17 @@ static void assert_is_model(struct treekit *tk, const struct root *root, const s
 	assert_int_equal(c.i, m->n);
 }
 
+static bool same_value(const struct item *a, const struct item *b)
+{
+	unsigned char x[NODE_SIZE_MAX], y[NODE_SIZE_MAX];
+
+	if (a->len != b->len || a->seed == b->seed)
+		return a->len == b->len;
+	treekit_fill(x, a->seed, a->len);
+	treekit_fill(y, b->seed, b->len);
+	return memcmp(x, y, a->len) == 0;
+}
+
 /* The difference of two roots is that of their models. */
 static void assert_diff(struct treekit *tk, const struct root *ra, const struct model *a, const struct root *rb,
 			const struct model *b)
@@ -444,8 +456,7 @@ static void assert_diff(struct treekit *tk, const struct root *ra, const struct 
 		struct diff_item got;
 		int err;
 
-		while (i < a->n && j < b->n && a->at[i].n == b->at[j].n && a->at[i].len == b->at[j].len &&
-		       (a->at[i].seed == b->at[j].seed || a->at[i].len == 0))
+		while (i < a->n && j < b->n && a->at[i].n == b->at[j].n && same_value(&a->at[i], &b->at[j]))
 			i++, j++;
 		x = i < a->n ? &a->at[i] : NULL;
 		y = j < b->n ? &b->at[j] : NULL;

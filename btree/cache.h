@@ -26,9 +26,6 @@
 #include "btree/node_format.h"
 #include "btree/record.h"
 
-#define TREE_FILES 1u
-#define TREE_SYSTEM 2u
-
 enum node_state {
 	NODE_DIRTY = 1,	     /* never written */
 	NODE_SEALED = 2,     /* is being written or was: not to be changed any more */

@@ -21,6 +21,9 @@
 #define NODE_SIZE_MAX 32768u /* slots hold 16-bit offsets */
 #define NODE_LEVELS_MAX 16u
 
+#define TREE_FILES 1u /* which tree a node belongs to */
+#define TREE_SYSTEM 2u
+
 /*	OFFSET	SIZE	MEANING
  *	0	8	XXH3-64 of the node behind this field
  *	8	4	NODE_MAGIC
@@ -30,7 +33,7 @@
  *	16	8	address: its own first block
  *	24	8	address of its second copy, or 0 (both copies hold the same bytes)
  *	32	8	generation
- *	40	8	tree: 1 files, 2 system
+ *	40	8	tree: TREE_FILES or TREE_SYSTEM
  *	48	16	zero
  */
 struct disk_node {

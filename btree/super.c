@@ -94,6 +94,9 @@ int super_decode(const void *block, unsigned slot, struct super *ret)
 			le32_get(d->version), SUPER_VERSION);
 		return -EPROTONOSUPPORT;
 	}
+	for (size_t i = 0; i < sizeof(d->zero); i++)
+		if (d->zero[i])
+			return corrupt("superblock", where, "bytes that are zero", d->zero[i], 0);
 	if (le32_get(d->slot) != slot)
 		return bad_checksum("superblock", where, "slot", le32_get(d->slot), slot);
 

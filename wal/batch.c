@@ -164,8 +164,10 @@ void batch_finish(struct batch *b)
 {
 	unlock(b);
 	drop_room(b);
-	if (b->nested)
+	if (b->nested) {
 		batch_reset(b->nested);
+		tree_miss_release(&b->nested->miss);
+	}
 	batch_reset(b);
 	if (b->plan.supply > 16)
 		supply_drop(b, 16);
@@ -666,8 +668,10 @@ static int plan_tree(struct batch *b)
 	return err;
 }
 
+enum lack { LACK_NODE, LACK_NESTED, LACK_SUPPLY, LACK_LOG };
+
 /* Taken ranges that stand on the dead list in the system tree: the items go, and what is left of them comes back. */
-static int plan_nested(struct batch *b)
+static int plan_nested(struct batch *b, enum lack *what)
 {
 	struct store *s = b->store;
 	struct batch *n = b->nested;
@@ -680,49 +684,16 @@ static int plan_nested(struct batch *b)
 		n = b->nested;
 	}
 	batch_reset(n);
-	for (size_t i = 0; !err && i < b->refs.taken.n; i++) {
-		const struct ref_range *t = &b->refs.taken.at[i];
-
-		for (uint64_t at = t->addr + t->blocks - 1; !err;) {
-			const struct disk_dead *d;
-			struct disk_dead rest;
-			struct key key;
-			uint64_t end;
-			size_t len;
-
-			err = tree_floor(s->cache, &s->system.root, TREE_SYSTEM, key_make(s->dead_list, SYSTEM_DEAD, at), &key,
-					 (const void **)&d, &len, &b->miss);
-			if (err == -ENOENT) {
-				err = 0;
-				break;
-			}
-			if (err)
-				return err;
-			end = key.off + le32_get(d->blocks);
-			if (key.obj != key_make(s->dead_list, SYSTEM_DEAD, 0).obj || end <= t->addr)
-				break;
-			rest = *d;
-			err = batch_del(n, key);
-			if (!err && end > t->addr + t->blocks) {
-				rest.blocks = le32_put((uint32_t)(end - t->addr - t->blocks));
-				err = batch_put(n, key_make(s->dead_list, SYSTEM_DEAD, t->addr + t->blocks), &rest, sizeof(rest));
-			}
-			if (!err && key.off < t->addr) {
-				rest.blocks = le32_put((uint32_t)(t->addr - key.off));
-				err = batch_put(n, key, &rest, sizeof(rest));
-			}
-			if (key.off <= t->addr)
-				break;
-			at = key.off - 1;
-		}
-	}
+	err = taken_collect(b);
 	if (!err && n->n_coll) {
 		err = sort_changes(n);
 		if (!err) {
 			n->plan.changes = n->changes;
 			n->plan.n = n->n_changes;
 			n->plan.old = NULL;
-			err = tree_plan(&s->system, &n->plan, &b->miss);
+			/* A miss of its own: a plan's says what its apply must find. */
+			err = tree_plan(&s->system, &n->plan, &n->miss);
+			*what = LACK_NESTED;
 		}
 	}
 	return err;
@@ -761,7 +732,6 @@ static size_t record_bytes(const struct batch *b)
 }
 
 /* Everything that has to be true before applying. Lock held. -EAGAIN: something is missing, see *what. */
-enum lack { LACK_NODE, LACK_SUPPLY, LACK_LOG };
 
 static int plan(struct batch *b, enum lack *what)
 {
@@ -773,15 +743,19 @@ static int plan(struct batch *b, enum lack *what)
 	*what = LACK_NODE;
 	err = plan_tree(b);
 	if (!err && b->refs.taken.n) {
-		err = plan_nested(b);
+		err = plan_nested(b, what);
 		n = b->nested;
 	}
 	if (err)
 		return err;
+	/* What a commit has to hold in memory is bounded. */
+	if (b->view->kind == VIEW_TXN && b->view->changed_bytes + b->changes_end > s->opt.cache_bytes / 2)
+		return -ENOSPC;
 	if (b->refs.claims > 0 && !b->replay) {
-		int64_t claims = atomic_load(&s->claims) + b->refs.claims;
+		/* What a transaction has claimed is to become live's, and stands in for it. */
+		uint64_t mine = b->merge_claims > 0 ? (uint64_t)b->merge_claims : 0, all = store_claims(s);
 
-		if (claims > 0 && (uint64_t)claims > space_free_blocks(s->space))
+		if ((all > mine ? all - mine : 0) + (uint64_t)b->refs.claims > space_free_blocks(s->space))
 			return -ENOSPC;
 	}
 	*what = LACK_SUPPLY;
@@ -813,8 +787,8 @@ static int fetch(struct batch *b, enum lack what)
 
 	b->locked = false;
 	pthread_rwlock_unlock(&b->view->lock);
-	if (what == LACK_NODE)
-		return view_fault(b->store, &b->miss, b->epoch_slot);
+	if (what == LACK_NODE || what == LACK_NESTED)
+		return view_fault(b->store, what == LACK_NODE ? &b->miss : &b->nested->miss, b->epoch_slot);
 	epoch_exit(b->store->epoch, b->epoch_slot);
 	if (what == LACK_LOG) {
 		drop_room(b);
@@ -1029,7 +1003,7 @@ void batch_apply(struct batch *b)
 		apply_tree(b->nested);
 	if (b->refs.n_changes)
 		v->has_shared = true;
-	atomic_fetch_add(&s->claims, b->refs.claims);
+	atomic_fetch_add(is_live(b) ? &s->claims : &s->txn_claims, b->refs.claims);
 	if (is_live(b)) {
 		for (size_t i = 0; i < b->n_raises; i++)
 			if (b->raises[i].value > s->counter[b->raises[i].counter])
@@ -1168,9 +1142,6 @@ int batch_commit(struct batch *b, uint64_t *ret_lsn)
 	}
 	if (b->locked) {
 		err = batch_prepare(b);
-	} else if (v->kind == VIEW_TXN && v->changed_bytes + b->len > b->store->opt.cache_bytes / 2) {
-		batch_cancel(b);
-		err = -ENOSPC;
 	} else {
 		err = lock_and_plan(b);
 	}

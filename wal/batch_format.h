@@ -40,9 +40,13 @@ struct disk_batch {
 };
 static_assert(sizeof(struct disk_batch) == 48, "disk_batch");
 
+#define BATCH_PUT 1u /* op of a change; enum change_op has the same numbers */
+#define BATCH_DEL 2u
+#define BATCH_DEL_RANGE 3u
+
 /* A change. For a put the value's bytes follow; for a range the key where it ends. No padding. */
 struct disk_change {
-	uint8_t op; /* enum change_op */
+	uint8_t op;
 	uint8_t zero;
 	le16 len;
 	le64 obj;

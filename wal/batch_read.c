@@ -5,6 +5,26 @@
 
 #include "btree/err.h"
 
+static_assert(CHANGE_PUT == BATCH_PUT && CHANGE_DEL == BATCH_DEL && CHANGE_DEL_RANGE == BATCH_DEL_RANGE,
+	      "operations have the numbers of the format");
+
+static int check_tail(const struct batch_record *r)
+{
+	for (uint32_t i = 0; i < r->n_bodies; i++)
+		if (!le32_get(r->bodies[i].blocks) || le32_get(r->bodies[i].zero))
+			return corrupt("log record", le64_get(r->bodies[i].addr), "blocks of an outside body",
+				       le32_get(r->bodies[i].blocks), le32_get(r->bodies[i].zero));
+	/* Fresh and taken ranges lie behind one another. */
+	for (uint32_t i = 0; i < r->n_fresh + r->n_taken; i++)
+		if (!le32_get(r->fresh[i].blocks) || le32_get(r->fresh[i].zero))
+			return corrupt("log record", le64_get(r->fresh[i].addr), "blocks of a range",
+				       le32_get(r->fresh[i].blocks), le32_get(r->fresh[i].zero));
+	for (uint32_t i = 0; i < r->n_counters; i++)
+		if (le32_get(r->counters[i].zero))
+			return corrupt("log record", i, "zero bytes of a counter", le32_get(r->counters[i].zero), 0);
+	return 0;
+}
+
 int batch_record_read(const void *rec, size_t len, struct batch_record *ret)
 {
 	const struct disk_batch *d = rec;
@@ -49,7 +69,7 @@ int batch_record_read(const void *rec, size_t len, struct batch_record *ret)
 	ret->taken = (const void *)at;
 	at += ret->n_taken * sizeof(struct disk_range);
 	ret->counters = (const void *)at;
-	return 0;
+	return check_tail(ret);
 }
 
 int batch_changes_read(const void *changes, size_t bytes, uint32_t n, int (*each)(void *arg, const struct change *),
@@ -73,6 +93,8 @@ int batch_changes_read(const void *changes, size_t bytes, uint32_t n, int (*each
 		};
 		if (c.op != CHANGE_PUT && c.op != CHANGE_DEL && c.op != CHANGE_DEL_RANGE)
 			return corrupt("log record", i, "operation", c.op, CHANGE_PUT);
+		if (d->zero)
+			return corrupt("log record", i, "zero byte of a change", d->zero, 0);
 		if ((c.op == CHANGE_DEL && c.len) || (c.op == CHANGE_DEL_RANGE && c.len != sizeof(struct disk_key)))
 			return corrupt("log record", i, "length of a deletion", c.len, 0);
 		if ((size_t)(end - at) < c.len)

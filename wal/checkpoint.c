@@ -34,7 +34,7 @@ struct frozen {
 	struct super super;
 	struct log_pos pos;
 	struct node **nodes;
-	size_t n_nodes;
+	size_t n_nodes, cap_nodes;
 	struct event_list events;
 	size_t n_events;
 	struct space_event *space_events;
@@ -54,14 +54,17 @@ static void take_nodes(struct frozen *f, struct tree *t)
 	t->dirty_nodes = 0;
 }
 
-/* Under live's lock. Fails before it has changed anything. */
-static int freeze(struct store *s, struct frozen *f, unsigned flags)
+/* Room for the nodes that freeze takes, `born` more than are dirty now. Under live's lock, before anything is changed. */
+static int freeze_reserve(struct store *s, struct frozen *f, size_t born)
 {
-	size_t n = s->live.tree.dirty_nodes + s->system.dirty_nodes;
+	size_t n = s->live.tree.dirty_nodes + s->system.dirty_nodes + born;
 
-	f->nodes = mem_alloc((n + 1) * sizeof(struct node *));
-	if (!f->nodes)
-		return -ENOMEM;
+	return mem_grow((void **)&f->nodes, &f->cap_nodes, n + 1, sizeof(struct node *));
+}
+
+/* Under live's lock. Cannot fail: what goes with it, a snapshot's item for one, is in the tree already. */
+static void freeze(struct store *s, struct frozen *f, unsigned flags)
+{
 	take_nodes(f, &s->live.tree);
 	take_nodes(f, &s->system);
 	TAILQ_CONCAT(&f->events, &s->events, list);
@@ -77,7 +80,7 @@ static int freeze(struct store *s, struct frozen *f, unsigned flags)
 	f->super.log_block = f->pos.block;
 	f->super.log_seq = f->pos.seq;
 	f->super.log_lsn = f->pos.lsn;
-	f->super.claims = (uint64_t)atomic_load(&s->claims);
+	f->super.claims = (uint64_t)atomic_load(&s->claims); /* of live alone: transactions do not outlive a crash */
 	f->super.batch_max = s->batch_max;
 	memcpy(f->super.counter, s->counter, sizeof(f->super.counter));
 
@@ -89,7 +92,6 @@ static int freeze(struct store *s, struct frozen *f, unsigned flags)
 	pthread_mutex_lock(&s->limbo_lock);
 	TAILQ_CONCAT(&f->events, &s->private, list);
 	pthread_mutex_unlock(&s->limbo_lock);
-	return 0;
 }
 
 /* Drains what is left, lets a snapshot operation have its say, and freezes: one hold of the lock. */
@@ -124,6 +126,8 @@ static int drain_and_freeze(struct store *s, struct frozen *f, unsigned flags, c
 			done = false;
 			continue;
 		}
+		if (!err && done && (err = freeze_reserve(s, f, b->plan.need)))
+			batch_cancel(b);
 		if (err)
 			break;
 		batch_apply(b);
@@ -131,12 +135,12 @@ static int drain_and_freeze(struct store *s, struct frozen *f, unsigned flags, c
 		if (done) {
 			if (ops)
 				ops->frozen(s, arg);
-			err = freeze(s, f, flags);
+			freeze(s, f, flags);
 			uint64_t us = (clock_ns() - start) / 1000;
 			if (us > atomic_load(&s->checkpoint.freeze_max_us))
 				atomic_store(&s->checkpoint.freeze_max_us, us);
 		}
-		if (done && (flags & CHECKPOINT_HOLD) && !err)
+		if (done && (flags & CHECKPOINT_HOLD))
 			batch_hold(b);
 		batch_finish(b);
 	}
@@ -274,6 +278,9 @@ int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops
 	pthread_mutex_lock(&c->lock);
 	mine = true;
 	TAILQ_INIT(&f.events);
+	/* A size that only one slot knows would leave the other unable to replay records beyond its own. */
+	if (s->new_blocks > s->super.blocks)
+		flags |= CHECKPOINT_BOTH;
 	err = s->opt.read_only ? -EROFS : store_failed(s);
 	if (!err)
 		err = reclaim_drain_dead(s, 64);
@@ -288,7 +295,12 @@ int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops
 	if (err)
 		goto out;
 
+	what = "gathering the events of the space map";
 	err = gather_space_events(s, &f, held);
+	for (unsigned tries = 0; err == -ENOMEM && tries < 10; tries++) {
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		err = gather_space_events(s, &f, held);
+	}
 	if (!err) {
 		f.super.blocks = s->new_blocks ? s->new_blocks : f.super.blocks;
 		err = write_out(s, &f, flags, &what);

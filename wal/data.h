@@ -53,13 +53,14 @@ int data_put(struct data *, uint64_t addr, uint32_t blocks, void *buf, const uin
 void data_attach(struct data *, struct data_run *);
 uint32_t data_run_blocks(const struct data_run *);
 
-/* The owner will never attach the run: it stays private, and is forgotten once a flush has covered it. Never fails. */
+/* The owner will never attach the run (it is a transaction's, whose commit writes home, waits and flushes first): it stays private, and is forgotten once a flush has covered it. Never fails. */
 void data_disown(struct data *, struct data_run *);
 
 /*
- * The blocks became unreachable from every view. What was not written is not going to be, and nothing of it is listed
- * any more; what is in flight goes on. Runs may be dropped in parts. Also how an operation that failed gives back its
- * private runs. Never fails.
+ * The blocks became unreachable from every view; where a record says so, it has been appended before (or a segment
+ * that ends between the two would lack them). What was not written is not going to be, and nothing of it is listed
+ * any more; what is listed or in flight goes on. Runs may be dropped in parts. Also how an operation that failed
+ * gives back its private runs. Never fails.
  */
 void data_drop(struct data *, uint64_t addr, uint64_t blocks);
 

@@ -1,12 +1,13 @@
 /*
  * log_read.h - reading the log back: where it ends, and what it says
  *
- * The end is where the next segment of this epoch and sequence is missing or does not verify, and nothing says that
- * it had become durable. The last segment, not known durable, counts only if every block in its check list verifies.
- * A read error there, or a later segment of this epoch whose durable lsn covers the hole, is damage: -EUCLEAN with a
- * message that says where, and nothing is dropped silently.
+ * The end is where the next segment of this epoch and sequence is missing or does not verify, and nothing says that it
+ * had become durable. The last segment, not known durable, counts only if every block in its check list verifies. A
+ * read error, the header of a later segment of this epoch anywhere in the region (the writer flushes each segment
+ * before it writes the next, so the missing one was durable), or a segment that verifies and cannot be, is damage:
+ * -EUCLEAN with a message that says where, and nothing is dropped silently.
  *
- * Memory: one segment at a time, and 40 bytes for each segment found. Threads: one.
+ * Memory: one segment at a time (or 1 MiB), and 40 bytes for each segment found. Threads: one.
  */
 #ifndef ARBOR_WAL_LOG_READ_H
 #define ARBOR_WAL_LOG_READ_H

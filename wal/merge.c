@@ -335,7 +335,10 @@ static void watch_stop(struct merge *m)
 	m->watching = false;
 }
 
-/* Freezes live and watches it from that moment on: begun before, so nothing falls between. */
+/*
+ * Freezes live and watches it from that moment on: begun before, so nothing falls between; and what a watch noted after
+ * the last look at it counts still.
+ */
 static int look_at_live(struct merge *m)
 {
 	struct store *s = m->store;
@@ -343,6 +346,7 @@ static int look_at_live(struct merge *m)
 	view_close(m->live);
 	m->live = NULL;
 	pthread_rwlock_wrlock(&s->live.lock);
+	(void)mark_stale(m);
 	m->watch.n = 0;
 	m->watch.overflow = false;
 	if (!m->watching)
@@ -386,11 +390,11 @@ static int commit_locked(struct merge *m, const struct merge_ops *ops, void *arg
 		return err;
 	stale = mark_stale(m);
 	if (reads_touched(m, opt)) {
-		batch_finish(b);
+		batch_cancel(b);
 		return -ETXNCONFLICT;
 	}
 	if (stale > REDO_LOCKED_MAX || m->watch.overflow) {
-		batch_finish(b);
+		batch_cancel(b);
 		*ret_far = true;
 		return -EAGAIN;
 	}
@@ -410,7 +414,7 @@ static int commit_locked(struct merge *m, const struct merge_ops *ops, void *arg
 			m->refill = true;
 		}
 		if (b->locked)
-			batch_finish(b);
+			batch_cancel(b);
 		return err ? err : -EAGAIN;
 	}
 	if (ops->finish) {
@@ -423,7 +427,7 @@ static int commit_locked(struct merge *m, const struct merge_ops *ops, void *arg
 		m->live = frozen;
 		if (err) {
 			if (b->locked)
-				batch_finish(b);
+				batch_cancel(b);
 			m->refill = true;
 			return err;
 		}
@@ -437,7 +441,7 @@ static int commit_locked(struct merge *m, const struct merge_ops *ops, void *arg
 	}
 	batch_apply(b);
 	*ret_lsn = b->lsn;
-	atomic_fetch_sub(&m->store->claims, m->txn->claims);
+	atomic_fetch_sub(&m->store->txn_claims, m->txn->claims);
 	m->txn->claims = 0;
 	atomic_store(&m->txn->state, VIEW_COMMITTED);
 	batch_finish(b);
@@ -487,6 +491,7 @@ static int merge_run(struct merge *m, const struct merge_ops *ops, void *arg, co
 		return err;
 	m->batch->merge = true;
 	m->batch->base_gen = v->base_gen;
+	m->batch->merge_claims = v->claims;
 	m->refill = true;
 	for (;;) {
 		if (far) {

@@ -30,6 +30,7 @@
  */
 #include <sched.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "btree/err.h"
 #include "btree/mem.h"
@@ -425,10 +426,21 @@ static int hand_back(struct store *s, struct event_list *list, int64_t *freed)
 			if (e->copy)
 				(void)bdev_discard(s->bdev, e->copy, e->blocks);
 		}
-		if (!err)
+		err = space_free(s->space, e->addr, e->blocks);
+		if (!err && e->copy) {
+			/* Once the first copy is gone the second is an event of its own. */
+			e->addr = e->copy;
+			e->copy = 0;
+			atomic_fetch_sub(&s->reclaiming, e->blocks);
+			*freed += e->blocks;
 			err = space_free(s->space, e->addr, e->blocks);
-		if (!err && e->copy)
-			err = space_free(s->space, e->copy, e->blocks);
+		}
+		if (err) {
+			/* Without memory it waits for the next time, and so do the others. */
+			TAILQ_INSERT_HEAD(list, e, list);
+			to_limbo(s, list);
+			return err;
+		}
 		atomic_fetch_sub(&s->reclaiming, event_blocks(e));
 		*freed += (int64_t)event_blocks(e);
 		mem_free(e);
@@ -436,11 +448,17 @@ static int hand_back(struct store *s, struct event_list *list, int64_t *freed)
 	return err;
 }
 
+#define LIMBO_WAITS 200u /* of 0.1 ms and more */
+
 int64_t reclaim_limbo(struct store *s, bool wait)
 {
 	int64_t freed = 0;
 
-	for (;;) {
+	/*
+	 * The waiting is bounded: the caller may hold a transaction's lock (its commit) that someone inside an epoch waits
+	 * for, or be inside one itself (view_read_begin).
+	 */
+	for (unsigned waits = 0;; waits++) {
 		struct event_list ready = TAILQ_HEAD_INITIALIZER(ready);
 		bool passed, empty;
 		int err;
@@ -460,10 +478,12 @@ int64_t reclaim_limbo(struct store *s, bool wait)
 		err = hand_back(s, &ready, &freed);
 		if (err)
 			return err;
-		if (empty || (!passed && !wait))
+		if (empty || (!passed && (!wait || waits >= LIMBO_WAITS)))
 			return freed;
-		if (!passed)
+		if (!passed && waits < LIMBO_WAITS / 2)
 			sched_yield();
+		else if (!passed)
+			nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
 	}
 }
 

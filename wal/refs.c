@@ -210,7 +210,7 @@ static int find_records(struct batch *b, uint64_t addr, uint64_t end, size_t *n,
  * A commit adds a reference to blocks that are older than the transaction. Does live hold them still? Answers for
  * the blocks from addr on: *ret_blocks of them, at most `blocks`, have the same answer.
  */
-static int dead_lookup(struct store *s, uint64_t list, uint64_t addr, uint64_t *blocks, bool *ret_in, struct miss *miss)
+int dead_lookup(struct store *s, uint64_t list, uint64_t addr, uint64_t *blocks, bool *ret_in, struct miss *miss)
 {
 	*ret_in = false;
 	for (;;) {

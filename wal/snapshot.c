@@ -51,6 +51,9 @@ static int snapshot_validate(struct key key, const void *val, size_t len)
 		return corrupt("snapshot item", key.off, "length", len, sizeof(*d));
 	if (le32_get(d->levels) > NODE_LEVELS_MAX || (le32_get(d->levels) == 0) != (le64_get(d->root_addr) == 0))
 		return corrupt("snapshot item", key.off, "levels", le32_get(d->levels), NODE_LEVELS_MAX);
+	for (size_t i = 0; i < sizeof(d->zero); i++)
+		if (d->zero[i])
+			return corrupt("snapshot item", key.off, "bytes that are zero", d->zero[i], 0);
 	if (le32_get(d->flags) & ~(SNAPSHOT_DYING | SNAPSHOT_HIDDEN))
 		return corrupt("snapshot item", key.off, "flags", le32_get(d->flags), 0);
 	return 0;
@@ -60,7 +63,7 @@ static int dead_validate(struct key key, const void *val, size_t len)
 {
 	const struct disk_dead *d = val;
 
-	if (len != sizeof(*d) || !le32_get(d->blocks))
+	if (len != sizeof(*d) || !le32_get(d->blocks) || le32_get(d->zero))
 		return corrupt("dead item", key.off, "length or blocks", len, sizeof(*d));
 	return 0;
 }
@@ -294,6 +297,8 @@ static void create_frozen(struct store *s, void *arg)
 	s->next_id += 2;
 }
 
+static int finish_dying(struct store *s);
+
 static int check_name(const char *name)
 {
 	size_t n = strlen(name);
@@ -315,7 +320,9 @@ int snapshot_create(struct store *s, const char *name, uint64_t *ret_id)
 	memcpy(c.sn.name, name, strlen(name));
 	c.sn.created = s->opt.seed ? 0 : clock_ns();
 	pthread_mutex_lock(&s->snapshot_lock);
-	err = read_all(s, &a);
+	err = s->opt.read_only ? -EROFS : finish_dying(s);
+	if (!err)
+		err = read_all(s, &a);
 	if (!err && by_name(&a, name))
 		err = -EEXIST;
 	if (!err)
@@ -764,7 +771,9 @@ int snapshot_delete(struct store *s, const char *name)
 	int err;
 
 	pthread_mutex_lock(&s->snapshot_lock);
-	err = s->opt.read_only ? -EROFS : read_all(s, &a);
+	err = s->opt.read_only ? -EROFS : finish_dying(s);
+	if (!err)
+		err = read_all(s, &a);
 	if (!err) {
 		sn = by_name(&a, name);
 		err = !sn ? -ENOENT : is_open(s, sn->id) ? -EBUSY : delete_snapshot(s, sn->id);
@@ -774,11 +783,14 @@ int snapshot_delete(struct store *s, const char *name)
 	return err;
 }
 
-int snapshot_resume(struct store *s)
+/*
+ * Deletions that were interrupted, by a crash or an error, are finished before anything else is done to the line: what
+ * is half freed must not lose or gain children. snapshot_lock held.
+ */
+static int finish_dying(struct store *s)
 {
 	int err;
 
-	pthread_mutex_lock(&s->snapshot_lock);
 	for (;;) {
 		struct snapshot *child;
 		uint64_t id = 0;
@@ -789,14 +801,21 @@ int snapshot_resume(struct store *s)
 			if (a.at[i].flags & SNAPSHOT_DYING ||
 			    (a.at[i].flags & SNAPSHOT_HIDDEN && children(s, &a, a.at[i].id, &child) <= 1))
 				id = a.at[i].id;
-		if (!err)
-			mem_free(a.at);
+		mem_free(a.at);
 		if (err || !id)
-			break;
+			return err;
 		err = delete_snapshot(s, id);
 		if (err)
-			break;
+			return err;
 	}
+}
+
+int snapshot_resume(struct store *s)
+{
+	int err;
+
+	pthread_mutex_lock(&s->snapshot_lock);
+	err = finish_dying(s);
 	pthread_mutex_unlock(&s->snapshot_lock);
 	return err;
 }
@@ -811,10 +830,9 @@ struct rollback {
 static int rollback_prepare(struct store *s, struct batch *b, void *arg)
 {
 	struct rollback *r = arg;
-	int64_t more = (int64_t)r->target.claims - atomic_load(&s->claims);
 	int err;
 
-	if (more > 0 && (uint64_t)more > space_free_blocks(s->space))
+	if (r->target.claims > space_free_blocks(s->space))
 		return -ENOSPC;
 	r->old = (struct snapshot){
 		.id = s->next_id,
@@ -870,7 +888,9 @@ int snapshot_rollback(struct store *s, const char *name)
 	int err;
 
 	pthread_mutex_lock(&s->snapshot_lock);
-	err = s->opt.read_only ? -EROFS : read_all(s, &a);
+	err = s->opt.read_only ? -EROFS : finish_dying(s);
+	if (!err)
+		err = read_all(s, &a);
 	if (err)
 		goto out;
 	sn = by_name(&a, name);

@@ -334,17 +334,16 @@ static void store_free(struct store *s)
 	log_close(s->log);
 	if (s->data)
 		data_close(s->data);
+	for (struct event *e; (e = RB_MIN(event_set, &s->pinned));) {
+		RB_REMOVE(event_set, &s->pinned, e);
+		if (e->ripe) /* the others stand on a list */
+			mem_free(e);
+	}
 	events_free(&s->events);
 	events_free(&s->checkpoint.staged);
 	events_free(&s->limbo_old);
 	events_free(&s->limbo_new);
 	events_free(&s->private);
-	for (struct event *e, *next, *i = RB_MIN(event_set, &s->pinned); (e = i); i = next) {
-		next = RB_NEXT(event_set, &s->pinned, e);
-		RB_REMOVE(event_set, &s->pinned, e);
-		if (e->ripe) /* the others stood on a list */
-			mem_free(e);
-	}
 	for (struct event *e; (e = RB_MIN(event_set, &s->dead));) {
 		RB_REMOVE(event_set, &s->dead, e);
 		mem_free(e);
@@ -386,7 +385,8 @@ static int open_parts(struct store *s)
 	if (!err)
 		err = space_open(s->bdev, &geo, &s->super.space, 0, &s->space);
 	if (!err)
-		err = data_open(s->bdev, s->opt.data_bytes, data_failed, s, &s->data);
+		/* Read-only, riding blocks stay in memory, however many the log holds: nothing may be written. */
+		err = data_open(s->bdev, s->opt.read_only ? SIZE_MAX / 2 : s->opt.data_bytes, data_failed, s, &s->data);
 	if (err)
 		return err;
 	tree_init(&s->live.tree, s->cache, TREE_FILES, s->super.files, 0, copies);
@@ -577,8 +577,15 @@ int store_grow(struct store *s)
 			s->new_blocks = s->bdev->geo.blocks;
 	}
 	pthread_mutex_unlock(&s->checkpoint.lock);
-	/* Both slots: the older one must not be left with a size that its log's records go beyond. */
 	return err ? err : checkpoint_run(s, CHECKPOINT_BOTH, NULL, NULL);
+}
+
+static int count_snapshot(void *arg, const struct snapshot_info *info)
+{
+	uint64_t *n = arg;
+
+	*n += !info->dying && !info->hidden;
+	return 0;
 }
 
 void store_status(struct store *s, struct store_status *ret)
@@ -586,7 +593,6 @@ void store_status(struct store *s, struct store_status *ret)
 	struct cache_stats cs;
 	struct data_stats ds;
 	struct view *v;
-	int64_t claims = atomic_load(&s->claims);
 	struct event *e;
 
 	cache_stats(s->cache, &cs);
@@ -594,7 +600,7 @@ void store_status(struct store *s, struct store_status *ret)
 	*ret = (struct store_status){
 		.blocks_free = space_free_blocks(s->space),
 		.blocks_usable = space_usable_blocks(s->space),
-		.blocks_claimed = claims > 0 ? (uint64_t)claims : 0,
+		.blocks_claimed = store_claims(s),
 		.blocks_reclaiming = atomic_load(&s->reclaiming),
 		.node_size = s->super.node_size,
 		.log_blocks = s->super.log_blocks,
@@ -635,6 +641,7 @@ void store_status(struct store *s, struct store_status *ret)
 	RB_FOREACH(e, event_set, &s->pinned)
 		ret->blocks_pinned += e->blocks;
 	pthread_rwlock_unlock(&s->live.lock);
+	(void)snapshot_list(s, count_snapshot, &ret->snapshots);
 	pthread_mutex_lock(&s->views_lock);
 	LIST_FOREACH(v, &s->views, list) {
 		ret->views++;

@@ -216,6 +216,7 @@ struct merge_ops {
 	int (*finish)(void *arg, struct merge *);
 };
 int merge_live(struct merge *, struct key, const void **ret_val, size_t *ret_len); /* valid until the next call */
+/* A value that refers to an extent must be one of the transaction's own (base or mine, or a part of it), not live's. */
 int merge_put(struct merge *, struct key, const void *val, size_t len);
 int merge_del(struct merge *, struct key);
 int merge_take(struct merge *, const struct change_item *); /* mine as it is: put or delete */

@@ -5,6 +5,7 @@
  *	view.c		views: reading, scanning, freezing, transactions' beginning and end
  *	batch.c		groups of changes: collecting, planning, applying
  *	refs.c		references to extents: net effect of a batch, shared counts
+ *	taken.c		blocks taken back from live's dead list
  *	supply.c	addresses for nodes and data; the reserves
  *	reclaim.c	from "not reachable any more" to "may be handed out again"
  *	checkpoint.c	making a frozen root durable
@@ -180,6 +181,7 @@ struct batch {
 	size_t plan_dirty;	/* dirty nodes of the view after it */
 	bool system;		/* changes the system tree instead (of live) */
 	uint64_t base_gen;	/* merge: births after it are the transaction's own */
+	int64_t merge_claims;	/* merge: the transaction's claims */
 
 	uint8_t *buf;		/* the record being built: header, then changes as they came */
 	size_t len, cap;
@@ -268,7 +270,8 @@ struct store {
 	uint64_t batch_max;
 	uint64_t frozen_gen;		/* what the last checkpoint froze: data born up to here must reach its home */
 
-	atomic_int_fast64_t claims;	/* changes under live.lock */
+	atomic_int_fast64_t claims;	/* of live; changes under live.lock */
+	atomic_int_fast64_t txn_claims; /* of open transactions, beyond their bases: never part of a checkpoint */
 
 	pthread_mutex_t views_lock;
 	LIST_HEAD(, view) views;
@@ -304,6 +307,14 @@ struct store {
 	uint64_t recovered_records, recovered_us;
 	uint64_t seed_state;
 };
+
+/* Blocks promised to live and to open transactions. */
+static inline uint64_t store_claims(struct store *s)
+{
+	int64_t n = atomic_load(&s->claims) + atomic_load(&s->txn_claims);
+
+	return n > 0 ? (uint64_t)n : 0;
+}
 
 /* store.c */
 int store_failed(struct store *); /* 0, or -EROFS once it has failed */
@@ -353,9 +364,14 @@ void refs_release(struct refs *);
 int refs_add(struct refs *, uint64_t addr, uint32_t blocks, int delta, uint64_t birth);
 /* Net effect, under the view's lock. -EAGAIN with *miss. */
 int refs_settle(struct batch *, struct miss *);
+/* Whether block addr stands on a dead list in the system tree; *blocks (at most as given) have the same answer. */
+int dead_lookup(struct store *, uint64_t list, uint64_t addr, uint64_t *blocks, bool *ret_in, struct miss *);
 int ranges_add(struct ref_ranges *, uint64_t addr, uint64_t blocks, uint64_t birth);
 int view_find_shared(struct view *); /* sets has_shared by looking */
 extern const struct record_ops shared_row;
+
+/* taken.c */
+int taken_collect(struct batch *); /* fills b->nested with what the taken ranges change in live's dead list */
 
 /* supply.c */
 int supply_open(struct store *);

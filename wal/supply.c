@@ -48,10 +48,9 @@ static void pool_to_map(struct store *s)
 /* Blocks the map can still give without touching what is claimed. */
 static uint64_t unclaimed(struct store *s)
 {
-	int64_t claims = atomic_load(&s->claims);
-	uint64_t free = space_free_blocks(s->space);
+	uint64_t claims = store_claims(s), free = space_free_blocks(s->space);
 
-	return claims > 0 && (uint64_t)claims > free ? 0 : free - (uint64_t)(claims > 0 ? claims : 0);
+	return claims > free ? 0 : free - claims;
 }
 
 /* Takes up to n nodes from the map into `to`; at least one, or -ENOSPC. supply.lock held. */

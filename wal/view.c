@@ -73,17 +73,15 @@ int view_fault(struct store *s, struct miss *miss, unsigned slot)
 
 #define RELIEVE_NODES 256u
 
+/* Inside an epoch, entered before the nodes were taken from their list: it keeps the addresses from reuse while the writes
+ * are in flight, should the nodes be given up. */
 static int write_nodes(struct store *s, struct node **nodes, size_t n)
 {
-	unsigned slot;
 	int err;
 
 	if (!n)
 		return 0;
-	/* The epoch keeps the addresses from reuse while the writes are in flight, should the nodes be given up. */
-	slot = epoch_enter(s->epoch);
 	err = cache_write(s->cache, nodes, n);
-	epoch_exit(s->epoch, slot);
 	for (size_t i = 0; i < n; i++)
 		node_unpin(nodes[i]);
 	if (err && err != -ENOMEM)
@@ -99,12 +97,15 @@ int view_relieve(struct view *v, size_t keep)
 	if (!nodes)
 		return -ENOMEM;
 	for (bool more = true; more && !err;) {
+		unsigned slot = epoch_enter(v->store->epoch);
 		struct node *node;
 		size_t n = 0;
 
 		/* Who holds it for long (a commit) may be waiting for the very memory this is to free. */
-		if (pthread_rwlock_trywrlock(&v->lock))
+		if (pthread_rwlock_trywrlock(&v->lock)) {
+			epoch_exit(v->store->epoch, slot);
 			break;
+		}
 		while (v->tree.dirty_nodes > keep && n < RELIEVE_NODES && (node = TAILQ_FIRST(&v->tree.dirty))) {
 			TAILQ_REMOVE(&v->tree.dirty, node, list);
 			v->tree.dirty_nodes--;
@@ -116,6 +117,7 @@ int view_relieve(struct view *v, size_t keep)
 		pthread_rwlock_unlock(&v->lock);
 		more = n == RELIEVE_NODES;
 		err = write_nodes(v->store, nodes, n);
+		epoch_exit(v->store->epoch, slot);
 	}
 	mem_free(nodes);
 	return err;
@@ -125,11 +127,13 @@ int view_relieve(struct view *v, size_t keep)
 static int relieve_old(struct store *s)
 {
 	struct node **nodes = mem_alloc(RELIEVE_NODES * sizeof(struct node *)), *node;
+	unsigned slot;
 	size_t n = 0;
 	int err;
 
 	if (!nodes)
 		return -ENOMEM;
+	slot = epoch_enter(s->epoch);
 	pthread_rwlock_wrlock(&s->live.lock);
 	while (n < RELIEVE_NODES && (node = TAILQ_FIRST(&s->old_nodes))) {
 		struct event key = { .addr = node->addr };
@@ -145,6 +149,7 @@ static int relieve_old(struct store *s)
 	}
 	pthread_rwlock_unlock(&s->live.lock);
 	err = write_nodes(s, nodes, n);
+	epoch_exit(s->epoch, slot);
 	mem_free(nodes);
 	return err;
 }
@@ -349,7 +354,7 @@ static void free_own(struct view *v, bool extents)
 	v->tree.dirty_nodes = 0;
 	v->tree.root = v->base;
 	if (extents)
-		atomic_fetch_sub(&s->claims, v->claims);
+		atomic_fetch_sub(&s->txn_claims, v->claims);
 	v->claims = 0;
 	mem_free(o.nodes);
 	mem_free(o.runs);

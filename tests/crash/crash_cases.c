@@ -25,6 +25,7 @@ enum flags {
 	NO_RIDING = 1, /* small data is written home before its segment */
 	DISCARD = 2,
 	FULL_OK = 4,
+	TINY_CACHE = 8,
 };
 
 struct crash_case {
@@ -137,6 +138,8 @@ static struct store_options options(unsigned flags)
 
 	opt.ride_max = flags & NO_RIDING ? UINT32_MAX : 0;
 	opt.discard = flags & DISCARD;
+	if (flags & TINY_CACHE)
+		opt.cache_bytes = 64 * 4096;
 	return opt;
 }
 
@@ -357,7 +360,7 @@ static void a_full_disk_can_be_emptied_again(void **state)
 		must(&rig, CHECKPOINT);
 		must(&rig, CHECKPOINT);
 		must(&rig, CHECK);
-		assert_in_range(free_blocks(&rig), before - 12, before + 12);
+		assert_in_range(free_blocks(&rig), before - 12, before + 40);
 	}
 	rig_end(&rig);
 }
@@ -436,7 +439,8 @@ static void snapshots_can_be_deleted_in_any_order_after_a_rollback(void **state)
 		must(&rig, CHECKPOINT);
 		must(&rig, CHECKPOINT);
 		must(&rig, CHECK);
-		assert_in_range(free_blocks(&rig), before - 8, before + 8);
+		/* Addresses kept ready for nodes do not count as free. */
+		assert_in_range(free_blocks(&rig), before - 8, before + 40);
 		rig_end(&rig);
 	}
 }
@@ -500,29 +504,35 @@ static void blocks_are_not_reused_while_a_slow_reader_may_read_them(void **state
 	rig_end(&rig);
 }
 
-/* The transaction's nodes do not fit the cache: they are written, evicted, read, changed and freed again. */
-static void a_transaction_larger_than_the_cache_writes_and_frees_the_same_addresses_again(void **state)
+/* Their nodes do not fit the cache: they are written, evicted, read, changed and freed, and their addresses used again. */
+static void transactions_larger_than_the_cache_write_and_free_the_same_addresses_again(void **state)
 {
 	struct rig rig;
 	uint64_t before;
 
 	(void)state;
-	rig_make(&rig, 3000, 0);
+	rig_make(&rig, 3000, TINY_CACHE);
 	must(&rig, CHECK);
 	before = free_blocks(&rig);
-	must(&rig, BEGIN);
-	for (unsigned round = 0; round < 6; round++) {
-		for (uint16_t i = 0; i < 12; i++)
-			must(&rig, { .action = KV_PUT_MANY, .view = 1, .ino = (uint16_t)(50 + i), .n = 40, .len = 900 });
-		must(&rig, CHECKPOINT);
-		must(&rig, { .action = KV_EXTENT, .view = 1, .ino = E, .n = 30, .seed = round });
-		for (uint16_t i = 0; i < 12; i += 1 + round % 2)
-			must(&rig, { .action = KV_DEL_INO, .view = 1, .ino = (uint16_t)(50 + i) });
+	for (uint8_t t = 0; t < KV_TXNS; t++)
+		must(&rig, { .action = KV_TXN_BEGIN, .slot = t });
+	for (uint16_t round = 0; round < 8; round++) {
+		for (uint8_t t = 0; t < KV_TXNS; t++) {
+			const uint16_t ino = (uint16_t)(50 + 10 * t + round);
+
+			must(&rig, { .action = KV_PUT_MANY, .view = t + 1, .ino = ino, .n = 14, .len = 850 });
+			must(&rig, { .action = KV_EXTENT, .view = t + 1, .ino = ino, .n = 12, .seed = round });
+			must(&rig, CHECKPOINT);
+			if (round % 2)
+				must(&rig, { .action = KV_DEL_INO, .view = t + 1, .ino = (uint16_t)(ino - 1) });
+		}
+		must(&rig, { .action = KV_PUT_MANY, .ino = (uint16_t)(100 + round), .n = 14, .len = 850 });
 		assert_int_equal(kv_run_compare(&rig.run), 0);
 	}
-	must(&rig, { .action = KV_PUT_MANY, .view = 1, .ino = 50, .n = 12, .len = 900 });
-	must(&rig, COMMIT);
-	must(&rig, CHECK);
+	for (uint8_t t = 0; t < KV_TXNS; t++) {
+		must(&rig, { .action = t % 2 ? KV_TXN_ABORT : KV_TXN_COMMIT, .slot = t });
+		must(&rig, CHECK);
+	}
 	must(&rig, { .action = KV_KILL });
 	must(&rig, CHECK);
 	while (kvmap_count(model_now(&rig.run.model)->live))
@@ -530,7 +540,7 @@ static void a_transaction_larger_than_the_cache_writes_and_frees_the_same_addres
 	must(&rig, CHECKPOINT);
 	must(&rig, CHECKPOINT);
 	must(&rig, CHECK);
-	assert_in_range(free_blocks(&rig), before - 12, before + 12);
+	assert_in_range(free_blocks(&rig), before - 12, before + 40);
 	rig_end(&rig);
 }
 
@@ -598,7 +608,7 @@ int main(int argc, char **argv)
 	ADD(snapshots_can_be_deleted_in_any_order_after_a_rollback);
 	ADD(rollbacks_to_and_fro_leave_every_snapshot_whole);
 	ADD(blocks_are_not_reused_while_a_slow_reader_may_read_them);
-	ADD(a_transaction_larger_than_the_cache_writes_and_frees_the_same_addresses_again);
+	ADD(transactions_larger_than_the_cache_write_and_free_the_same_addresses_again);
 	ADD(after_a_failed_write_or_flush_nothing_more_is_promised_and_nothing_is_lost);
 #undef ADD
 	return _cmocka_run_group_tests("crash_cases", tests, n, NULL, NULL);

@@ -453,7 +453,7 @@ static int admit(struct batch *b, size_t bytes)
 /* How many dirty nodes live and the transactions may have before operations wait for them to be written. */
 static size_t dirty_max(struct store *s)
 {
-	return cache_frames(s->cache) / 8 * 5;
+	return cache_frames(s->cache) / 8 * 7;
 }
 
 /* Nodes and addresses for `want` new nodes. No locks held. */
@@ -1072,7 +1072,7 @@ void checkpoint_if_due(struct store *s)
 	struct log_status ls;
 
 	log_status(s->log, &ls);
-	if (ls.blocks_since > ls.blocks / 3 || cache_dirty(s->cache) > cache_frames(s->cache) / 2)
+	if (ls.blocks_since > ls.blocks / 3 || cache_dirty(s->cache) > cache_frames(s->cache) / 8 * 5)
 		checkpoint_request(s);
 }
 

@@ -277,6 +277,8 @@ int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops
 
 	pthread_mutex_lock(&c->lock);
 	mine = true;
+	if (s->new_blocks && s->new_blocks != s->super.blocks)
+		flags |= CHECKPOINT_BOTH; /* the first that hands out what the filesystem has grown by */
 	TAILQ_INIT(&f.events);
 	/* A size that only one slot knows would leave the other unable to replay records beyond its own. */
 	if (s->new_blocks > s->super.blocks)
@@ -333,7 +335,7 @@ out:
 	if (!err) {
 		int64_t freed = reclaim_limbo(s, false);
 
-		if (freed < 0)
+		if (freed < 0 && freed != -ENOMEM)
 			store_fail(s, (int)freed, "handing space back");
 		supply_refill(s);
 	}

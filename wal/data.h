@@ -53,7 +53,10 @@ int data_put(struct data *, uint64_t addr, uint32_t blocks, void *buf, const uin
 void data_attach(struct data *, struct data_run *);
 uint32_t data_run_blocks(const struct data_run *);
 
-/* The owner will never attach the run (it is a transaction's, whose commit writes home, waits and flushes first): it stays private, and is forgotten once a flush has covered it. Never fails. */
+/*
+ * The owner will never attach the run (it is a transaction's, whose commit writes home, waits and flushes first). It stays
+ * private, and is forgotten once a flush has covered it. Never fails.
+ */
 void data_disown(struct data *, struct data_run *);
 
 /*

@@ -186,26 +186,7 @@ static int txn_differences(struct view *v, int (*each)(void *arg, const struct c
 	return err > 0 ? 0 : err;
 }
 
-int txn_diff(struct view *v, int (*each)(void *arg, const struct change_item *), void *arg)
-{
-	uint64_t gen;
-	int err;
-
-	if (v->kind != VIEW_TXN)
-		return -EINVAL;
-	if (atomic_load(&v->state) == VIEW_STALE)
-		return -ESTALE;
-	/* A new generation: what the difference walks over is not changed any more. */
-	gen = store_next_gen(v->store);
-	pthread_rwlock_wrlock(&v->lock);
-	v->tree.gen = gen;
-	struct root mine = v->tree.root;
-	pthread_rwlock_unlock(&v->lock);
-
-	struct view frozen = { .store = v->store, .base = v->base, .tree = { .root = mine } };
-	err = txn_differences(&frozen, each, arg);
-	return err;
-}
+static void merge_release(struct merge *m);
 
 static int copy_value(struct merge *m, const void **val, size_t len)
 {
@@ -246,6 +227,24 @@ static int add_item(void *arg, const struct change_item *item)
 		err = copy_value(m, &it.mine, it.mine_len);
 	if (!err)
 		g->items[g->n++] = it;
+	return err;
+}
+
+/* Collected under the lock, told without it: nodes that a batch replaces meanwhile would go from under the walk. */
+int txn_diff(struct view *v, int (*each)(void *arg, const struct change_item *), void *arg)
+{
+	struct merge m = { .txn = v, .store = v->store };
+	int err;
+
+	if (v->kind != VIEW_TXN)
+		return -EINVAL;
+	pthread_rwlock_rdlock(&v->lock);
+	err = atomic_load(&v->state) == VIEW_STALE ? -ESTALE : txn_differences(v, add_item, &m);
+	pthread_rwlock_unlock(&v->lock);
+	for (size_t i = 0; !err && i < m.n_groups; i++)
+		for (size_t j = 0; !err && j < m.groups[i].n; j++)
+			err = each(arg, &m.groups[i].items[j]);
+	merge_release(&m);
 	return err;
 }
 
@@ -388,6 +387,10 @@ static int commit_locked(struct merge *m, const struct merge_ops *ops, void *arg
 	err = batch_lock(b);
 	if (err)
 		return err;
+	if (m->txn->base_gen <= m->store->rollback_gen) {
+		batch_cancel(b);
+		return -ESTALE;
+	}
 	stale = mark_stale(m);
 	if (reads_touched(m, opt)) {
 		batch_cancel(b);

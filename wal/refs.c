@@ -245,13 +245,18 @@ static int find_held(struct batch *b, uint64_t addr, uint64_t *blocks, uint64_t 
 	int err;
 
 	*ret = false;
-	/* Pinned blocks keep their birth; but where a snapshot has been made since, which does not hold them, their birth
-	 * would say it did. */
+	/*
+	 * Pinned blocks keep their birth; but where a snapshot has been made since, which does not hold them, their birth
+	 * would say it did. While live's parent is being deleted its dead list is on the move, which no record tells: replay
+	 * could not know where the blocks were taken from.
+	 */
 	if (reclaim_find(&s->pinned, addr, blocks))
-		return birth > s->parent_gen ? 0 : -ETXNCONFLICT;
+		return birth > s->parent_gen && !s->parent_dying ? 0 : -ETXNCONFLICT;
 	if (reclaim_find(&s->dead, addr, blocks))
-		return 0;
+		return s->parent_dying ? -ETXNCONFLICT : 0;
 	err = dead_lookup(s, s->dead_list, addr, blocks, &in, miss);
+	if (!err && in && s->parent_dying)
+		err = -ETXNCONFLICT;
 	if (err || in)
 		return err;
 	*ret = true;

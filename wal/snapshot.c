@@ -258,6 +258,7 @@ int snapshot_load(struct store *s)
 	if (err)
 		return err;
 	s->parent_gen = effective_parent_gen(&a, s->parent);
+	s->parent_dying = by_id(&a, s->parent) && by_id(&a, s->parent)->flags & SNAPSHOT_DYING;
 	if (s->parent && !by_id(&a, s->parent))
 		err = corrupt("live item", s->parent, "snapshot that live derives from is not there", s->parent, 0);
 	mem_free(a.at);
@@ -293,6 +294,7 @@ static void create_frozen(struct store *s, void *arg)
 
 	s->parent = c->sn.id;
 	s->parent_gen = c->sn.gen;
+	s->parent_dying = false;
 	s->dead_list = c->list;
 	s->next_id += 2;
 }
@@ -422,6 +424,7 @@ static void edit_frozen(struct store *s, void *arg)
 
 	if (!e->live)
 		return;
+	s->parent_dying = !e->del;
 	s->parent = e->live_parent;
 	s->parent_gen = e->live_parent_gen;
 }
@@ -855,19 +858,22 @@ static void rollback_frozen(struct store *s, void *arg)
 	s->live.has_shared = true; /* perhaps; looked up at the next open */
 	s->parent = r->target.id;
 	s->parent_gen = r->target.gen;
+	s->parent_dying = false;
+	s->rollback_gen = r->old.gen;
 	s->dead_list = r->list;
 	s->next_id += 2;
 	atomic_store(&s->claims, (int64_t)r->target.claims);
 }
 
-static void end_all_txns(struct store *s)
+/* Transactions whose base is not younger than gen. */
+static void end_all_txns(struct store *s, uint64_t gen)
 {
 	for (;;) {
 		struct view *v, *open = NULL;
 
 		pthread_mutex_lock(&s->views_lock);
 		LIST_FOREACH(v, &s->views, list)
-			if (v->kind == VIEW_TXN && atomic_load(&v->state) == VIEW_OPEN)
+			if (v->kind == VIEW_TXN && atomic_load(&v->state) == VIEW_OPEN && v->base_gen <= gen)
 				open = v;
 		if (open)
 			atomic_fetch_add(&open->refs, 1);
@@ -901,10 +907,12 @@ int snapshot_rollback(struct store *s, const char *name)
 		err = -ENOENT;
 		goto out;
 	}
-	end_all_txns(s);
+	end_all_txns(s, UINT64_MAX);
 	err = checkpoint_run(s, CHECKPOINT_BOTH | CHECKPOINT_HOLD, &ops, &r);
-	if (!err)
+	if (!err) {
+		end_all_txns(s, r.old.gen); /* those begun meanwhile */
 		err = delete_snapshot(s, r.old.id);
+	}
 out:
 	pthread_mutex_unlock(&s->snapshot_lock);
 	return err;

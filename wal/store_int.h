@@ -265,6 +265,8 @@ struct store {
 	size_t n_old_nodes;
 	struct pin_list pins;
 	uint64_t parent, parent_gen;	/* snapshot live derives from, its generation; 0 */
+	bool parent_dying;		/* it is being deleted: parent_gen is that of the one before it */
+	uint64_t rollback_gen;		/* transactions begun up to here have lost their live; 0 */
 	uint64_t dead_list, next_id;
 	uint64_t counter[SUPER_COUNTERS];
 	uint64_t batch_max;

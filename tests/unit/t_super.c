@@ -431,7 +431,7 @@ static void a_torn_slot_leaves_the_other(void **state)
 
 	(void)state;
 	/* So that every sector differs between the two. */
-	memset(s.uuid, 0xee, sizeof(s.uuid));
+	memset(s.secret, 0xee, sizeof(s.secret));
 	assert_int_equal(bdev_flush(simdev_bdev(sd)), 0);
 	assert_int_equal(super_write(simdev_bdev(sd), 0, &s), 0);
 	assert_int_equal(simdev_unflushed(sd, simdev_ops(sd)), 1);

@@ -167,30 +167,26 @@ static bool search_group(struct space *s, struct search *q, struct space_bitmap 
 {
 	struct space_child *c = space_child_of_locked(s, &bm->page);
 	uint32_t limit = group_limit(s, bm->page.first);
-	uint32_t enough = q->want < c->run_max ? q->want : c->run_max;
-	uint32_t start, len;
 	bool found;
 
-	if (c->free_used < need || enough < need)
+	if (c->free_used < need || c->run_max < need)
 		return false;
-	found = bits_find_clear(bm->used, from, limit, enough, q->want, &start, &len);
-	if (!found && len < need && from > 0 && again) {
+	found = bits_find_clear(bm->used, from, limit, need, q->want, &q->start, &q->len);
+	if (!found && from > 0 && again) {
 		from = 0;
-		found = bits_find_clear(bm->used, 0, limit, enough, q->want, &start, &len);
+		found = bits_find_clear(bm->used, 0, limit, need, q->want, &q->start, &q->len);
 	}
-	/* Searched whole, the group has been measured. (What a growth holds back has not been looked at.) */
-	if (!found && from == 0 && (limit == SPACE_GROUP_BLOCKS || s->alloc_end == s->shape.end))
-		space_run_lower_locked(s, &bm->page, len);
-	if (len > q->best_len) {
-		q->best_g = bm->page.first;
-		q->best_len = len;
-	}
-	if (len < need)
-		return false;
 	q->bm = bm;
-	q->start = start;
-	q->len = len;
-	return true;
+	if (found)
+		return true;
+	/* Searched whole, the group has been measured. (What a growth holds back has not been looked at.) */
+	if (from == 0 && (limit == SPACE_GROUP_BLOCKS || s->alloc_end == s->shape.end))
+		space_run_lower_locked(s, &bm->page, q->len);
+	if (q->len > q->best_len) {
+		q->best_g = bm->page.first;
+		q->best_len = q->len;
+	}
+	return false;
 }
 
 static bool others_place(const struct space *s, enum space_stream stream, uint64_t g)
@@ -263,7 +259,7 @@ static int search(struct space *s, struct search *q, uint32_t min)
 		err = space_get_bitmap_locked(s, q->best_g, &bm);
 		if (err == -ENOMEM)
 			return err;
-		if (!err && search_group(s, q, bm, 0, false, min))
+		if (!err && search_group(s, q, bm, 0, false, q->best_len))
 			return 0;
 	}
 	return search_round(s, q, min, false);
@@ -348,9 +344,11 @@ int space_free(struct space *s, uint64_t addr, uint64_t blocks)
 	}
 	bits_clear(bm->used, from, to);
 	space_count_locked(s, &bm->page, (int64_t)blocks, 0);
-	run = bits_clear_before(bm->used, from);
-	run_end = bits_next_set(bm->used, to, SPACE_GROUP_BLOCKS);
-	space_run_raise_locked(s, &bm->page, run_end - run);
+	if (!space_run_bounded_locked(s, &bm->page)) {
+		run = bits_clear_before(bm->used, from);
+		run_end = bits_next_set(bm->used, to, SPACE_GROUP_BLOCKS);
+		space_run_raise_locked(s, &bm->page, run_end - run);
+	}
 	s->freed++;
 out:
 	space_assert_paranoid_locked(s);

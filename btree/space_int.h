@@ -186,6 +186,8 @@ void space_shrink_locked(struct space *, size_t look);
 void space_dirty_locked(struct space *, struct space_page *);
 /* Adds to the free counts of a page and of all above it. */
 void space_count_locked(struct space *, struct space_page *, int64_t used, int64_t durable);
+/* Whether no run of the page can be too long for run_max, its own and those above. */
+bool space_run_bounded_locked(struct space *, const struct space_page *);
 /* A run of this length has appeared in the page / no run of the page is longer than this. */
 void space_run_raise_locked(struct space *, struct space_page *, uint32_t len);
 void space_run_lower_locked(struct space *, struct space_page *, uint32_t len);

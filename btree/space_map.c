@@ -81,6 +81,18 @@ void space_run_raise_locked(struct space *s, struct space_page *p, uint32_t len)
 	}
 }
 
+bool space_run_bounded_locked(struct space *s, const struct space_page *p)
+{
+	uint64_t free = space_child_of_locked(s, p)->free_used;
+
+	for (;; p = &p->parent->page) {
+		if (space_child_of_locked(s, p)->run_max < free)
+			return false;
+		if (!p->parent)
+			return true;
+	}
+}
+
 void space_run_lower_locked(struct space *s, struct space_page *p, uint32_t len)
 {
 	for (;;) {

@@ -317,6 +317,7 @@ int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops
 	if (!(flags & CHECKPOINT_BOTH))
 		s->slot = !s->slot;
 	s->super = f.super;
+	atomic_store(&s->blocks, f.super.blocks);
 	if (s->log)
 		log_trim(s->log, flags & CHECKPOINT_BOTH ? f.pos : c->log_pos);
 	c->log_pos = f.pos;
@@ -324,7 +325,7 @@ int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops
 	settle(s, &f, flags, held);
 	if (held)
 		pthread_rwlock_unlock(&s->live.lock);
-	c->last_us = (clock_ns() - start) / 1000;
+	atomic_store(&c->last_us, (clock_ns() - start) / 1000);
 out:
 	for (size_t i = 0; i < f.n_nodes; i++)
 		node_unpin(f.nodes[i]);

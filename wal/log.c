@@ -107,6 +107,7 @@ struct log {
 	bool unmarked;		    /* no segment says that the last one is durable */
 	struct log_segment *open;   /* NULL: none; made by the first record */
 	struct segment_queue queue; /* sealed, not durable */
+	uint64_t queued;	    /* blocks of those in it */
 	struct segment_queue spares;
 	unsigned n_spares;
 	struct log_segment *mark; /* for log_tick; NULL while in the queue */
@@ -272,6 +273,7 @@ static void seal(struct log *l, bool may_ride)
 	l->head += s->blocks;
 	big_done(l, s);
 	STAILQ_INSERT_TAIL(&l->queue, s, link);
+	l->queued += s->blocks;
 	assert_valid(l);
 }
 
@@ -465,6 +467,7 @@ static void write_next(struct log *l)
 
 	assert(s->lsn == lsn_durable);
 	STAILQ_REMOVE_HEAD(&l->queue, link);
+	l->queued -= s->blocks;
 	pthread_mutex_unlock(&l->lock);
 	start = clock_ns();
 	segment_finish(l, s, lsn_durable);
@@ -729,6 +732,7 @@ void log_status(struct log *l, struct log_status *ret)
 		.blocks = l->blocks,
 		.blocks_used = l->head - l->tail,
 		.blocks_reserved = l->reserved,
+		.blocks_queued = l->queued,
 		.blocks_since = l->head - l->head_boundary + open_blocks(l),
 		.segments = l->segments,
 		.records = l->records,

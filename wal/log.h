@@ -101,6 +101,7 @@ struct log_status {
 	uint64_t lsn_next;    /* number the next record gets */
 	uint64_t lsn_durable; /* all below this is durable */
 	uint64_t blocks, blocks_used, blocks_reserved;
+	uint64_t blocks_queued; /* sealed and not written yet: memory */
 	uint64_t blocks_since; /* used since the last log_boundary: what the next checkpoint would cover */
 	uint64_t segments, records, syncs, bytes_written;
 	int err; /* 0, or why it failed */

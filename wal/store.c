@@ -241,8 +241,10 @@ static void *tick_thread(void *arg)
 		uint64_t at = clock_ns() + (uint64_t)s->opt.commit_ms * 1000000u;
 
 		until = (struct timespec){ (time_t)(at / 1000000000u), (long)(at % 1000000000u) };
-		if (pthread_cond_timedwait(&s->bg_tick_wake, &s->bg_lock, &until) != ETIMEDOUT)
+		if (!s->tick_wanted && pthread_cond_timedwait(&s->bg_tick_wake, &s->bg_lock, &until) != ETIMEDOUT &&
+		    !s->tick_wanted)
 			continue;
+		s->tick_wanted = false;
 		pthread_mutex_unlock(&s->bg_lock);
 		(void)store_tick(s);
 		pthread_mutex_lock(&s->bg_lock);
@@ -285,6 +287,17 @@ static void bg_end(struct store *s)
 	pthread_join(s->bg_checkpoint, NULL);
 	pthread_join(s->bg_tick, NULL);
 	s->bg_running = false;
+}
+
+void tick_request(struct store *s)
+{
+	if (!s->bg_running)
+		return;
+	pthread_mutex_lock(&s->bg_lock);
+	if (!s->tick_wanted)
+		pthread_cond_signal(&s->bg_tick_wake);
+	s->tick_wanted = true;
+	pthread_mutex_unlock(&s->bg_lock);
 }
 
 void checkpoint_request(struct store *s)
@@ -433,6 +446,7 @@ int store_open(struct bdev *dev, const struct store_options *opt, struct store *
 	pthread_mutex_init(&s->snapshot_lock, NULL);
 	pthread_mutex_init(&s->bg_lock, NULL);
 	pthread_mutex_init(&s->supply.lock, NULL);
+	pthread_mutex_init(&s->supply.returned_lock, NULL);
 	pthread_cond_init(&s->bg_wake, NULL);
 	pthread_cond_init(&s->bg_tick_wake, NULL);
 	pthread_cond_init(&s->bg_done, NULL);
@@ -452,6 +466,7 @@ int store_open(struct bdev *dev, const struct store_options *opt, struct store *
 			s->super.ro_compat);
 		err = -EROFS;
 	}
+	atomic_store(&s->blocks, err ? 0 : s->super.blocks);
 	if (!err)
 		err = open_parts(s);
 	if (!err)
@@ -598,6 +613,8 @@ void store_status(struct store *s, struct store_status *ret)
 	cache_stats(s->cache, &cs);
 	data_stats(s->data, &ds);
 	*ret = (struct store_status){
+		.blocks = atomic_load(&s->blocks),
+		.checkpoint_last_us = atomic_load(&s->checkpoint.last_us),
 		.blocks_free = space_free_blocks(s->space),
 		.blocks_usable = space_usable_blocks(s->space),
 		.blocks_claimed = store_claims(s),
@@ -633,10 +650,6 @@ void store_status(struct store *s, struct store_status *ret)
 	pthread_mutex_lock(&s->bg_lock);
 	memcpy(ret->error_text, s->error_text, sizeof(ret->error_text));
 	pthread_mutex_unlock(&s->bg_lock);
-	pthread_mutex_lock(&s->checkpoint.lock);
-	ret->blocks = s->super.blocks;
-	ret->checkpoint_last_us = s->checkpoint.last_us;
-	pthread_mutex_unlock(&s->checkpoint.lock);
 	pthread_rwlock_rdlock(&s->live.lock);
 	RB_FOREACH(e, event_set, &s->pinned)
 		ret->blocks_pinned += e->blocks;

@@ -3,7 +3,7 @@
  *
  *	store.c		making, opening, closing, status, background threads
  *	view.c		views: reading, scanning, freezing, transactions' beginning and end
- *	batch.c		groups of changes: collecting, planning, applying
+ *	batch*.c	groups of changes: collecting, sorting, planning, applying, replaying
  *	refs.c		references to extents: net effect of a batch, shared counts
  *	taken.c		blocks taken back from live's dead list
  *	supply.c	addresses for nodes and data; the reserves
@@ -111,11 +111,13 @@ struct node_stack {
 };
 
 struct supply {
-	pthread_mutex_t lock;
+	pthread_mutex_t lock;	     /* may be held while the map reads from the device */
 	struct node_stack pool;	     /* ready for anybody */
 	struct node_stack releasing; /* reserve (b): operations that make room */
 	struct node_stack system;    /* reserve (c): checkpoint, abort, deletion of snapshots */
 	size_t releasing_full, system_full; /* what they should hold */
+	pthread_mutex_t returned_lock;	    /* never held for long: taken under a tree's lock */
+	struct node_stack returned;	    /* on their way back into the pool */
 };
 
 /* ---- a group of changes being prepared: batch.c ---- */
@@ -234,7 +236,7 @@ struct checkpoint {
 	pthread_mutex_t lock;	    /* one at a time */
 	struct event_list staged;   /* of the last checkpoint: ripe after the next one */
 	struct log_pos log_pos;	    /* of the last one: the next one trims to it */
-	uint64_t last_us;
+	atomic_uint_fast64_t last_us;
 	atomic_uint_fast64_t freeze_max_us;
 };
 
@@ -295,11 +297,12 @@ struct store {
 	pthread_mutex_t bg_lock;
 	pthread_cond_t bg_wake, bg_tick_wake, bg_done;
 	pthread_t bg_checkpoint, bg_tick;
-	bool bg_running, bg_stop;
+	bool bg_running, bg_stop, tick_wanted;
 	uint64_t ckpt_wanted, ckpt_begun, ckpt_done; /* guarded by bg_lock */
 	int ckpt_err;				     /* of the last one */
 	atomic_uint_fast64_t checkpoints;
 
+	atomic_uint_fast64_t blocks; /* of the filesystem, by the last superblock */
 	atomic_int error;
 	char error_text[128];
 	uint64_t new_blocks;	   /* the filesystem has grown to this; 0: not since open; guarded by checkpoint.lock */
@@ -325,6 +328,7 @@ uint64_t store_next_gen(struct store *);
 uint64_t store_random(struct store *);
 uint64_t clock_ns(void);
 void checkpoint_request(struct store *);   /* soon, in the background; inline later when manual */
+void tick_request(struct store *);	   /* the log's timer strikes now; not when manual */
 int checkpoint_wait(struct store *);	   /* one begun after the call; runs it where there is no thread. No locks held. */
 
 /* view.c */
@@ -343,6 +347,17 @@ static inline void miss_init(struct miss *m)
 }
 bool txn_kill_oldest(struct store *);
 void txn_end(struct view *); /* aborts it if it is open; the view is stale then */
+
+/* Shared by the files of a batch. */
+struct tree *batch_tree(struct batch *);
+bool batch_is_live(const struct batch *);   /* of the live view (or the system tree, which goes with it) */
+bool batch_is_logged(const struct batch *);
+void batch_reset(struct batch *);
+int batch_sort(struct batch *);		    /* once a batch; -ENOMEM */
+size_t batch_record_max(const struct batch *); /* the record's length at the most */
+int batch_admit(struct batch *, size_t bytes); /* room in the log; keeps what it has if that is enough */
+void batch_drop_room(struct batch *);
+int batch_lock_and_plan(struct batch *);    /* as often as it takes; 0: lock held, apply cannot fail */
 
 /* batch.c */
 int batch_open_system(struct store *, struct batch **ret); /* of the system tree; locks live */

@@ -31,10 +31,21 @@ static int push(struct node_stack *st, struct node_addr na)
 	return 0;
 }
 
+/* What has been returned joins the pool; supply.lock held. */
+static void absorb(struct supply *u)
+{
+	pthread_mutex_lock(&u->returned_lock);
+	while (u->returned.n && !push(&u->pool, u->returned.at[u->returned.n - 1]))
+		u->returned.n--;
+	pthread_mutex_unlock(&u->returned_lock);
+}
+
 /* Frees what may be given back to everybody; supply.lock held. */
 static void pool_to_map(struct store *s)
 {
 	struct node_stack *pool = &s->supply.pool;
+
+	absorb(&s->supply);
 
 	while (pool->n) {
 		struct node_addr na = pool->at[--pool->n];
@@ -108,6 +119,7 @@ static bool reserves_full(struct store *s)
 {
 	struct supply *u = &s->supply;
 
+	absorb(u);
 	refill(s, &u->system, u->system_full);
 	refill(s, &u->releasing, u->releasing_full);
 	return u->system.n >= u->system_full && u->releasing.n >= u->releasing_full;
@@ -143,7 +155,9 @@ void supply_close(struct store *s)
 	mem_free(u->pool.at);
 	mem_free(u->releasing.at);
 	mem_free(u->system.at);
+	mem_free(u->returned.at);
 	pthread_mutex_destroy(&u->lock);
+	pthread_mutex_destroy(&u->returned_lock);
 }
 
 static size_t take(struct node_stack *from, struct node_addr *to, size_t n)
@@ -162,6 +176,7 @@ int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret
 	int err = 0;
 
 	pthread_mutex_lock(&u->lock);
+	absorb(u);
 	if (class == SUPPLY_NORMAL && !reserves_full(s))
 		err = -ENOSPC;
 	while (!err) {
@@ -194,10 +209,10 @@ int supply_return(struct store *s, const struct node_addr *na, size_t n)
 {
 	int err = 0;
 
-	pthread_mutex_lock(&s->supply.lock);
+	pthread_mutex_lock(&s->supply.returned_lock);
 	for (size_t i = 0; !err && i < n; i++)
-		err = push(&s->supply.pool, na[i]);
-	pthread_mutex_unlock(&s->supply.lock);
+		err = push(&s->supply.returned, na[i]);
+	pthread_mutex_unlock(&s->supply.returned_lock);
 	return err;
 }
 

@@ -40,6 +40,35 @@ static void what_was_reached_is_there_after_opening_and_nothing_else(void **stat
 	spacefs_release(&fs);
 }
 
+static void events_all_over_the_map_read_each_page_once(void **state)
+{
+	enum { GROUPS = 200 };
+	struct space_event events[3 * GROUPS];
+	uint64_t reads;
+	struct spacefs fs;
+
+	(void)state;
+	spacefs_init(&fs, GROUPS * (uint64_t)G, 1000);
+	for (uint64_t g = 0; g < GROUPS; g++) {
+		events[g] = reached(g * G + 20000, 10);
+		assert_int_equal(space_mark_used(fs.space, events[g].addr, 10), 0);
+	}
+	spacefs_checkpoint(&fs, events, GROUPS);
+	fs.mem_max = 1;
+	spacefs_reopen(&fs);
+	for (uint64_t i = 0; i < 3 * GROUPS; i++)
+		events[i] = released(i * 77 % GROUPS * G + 20000 + i / GROUPS * 2, 2);
+	reads = simdev_count(fs.disk, SIMDEV_READ);
+	spacefs_checkpoint(&fs, events, 3 * GROUPS);
+	assert_int_equal(simdev_count(fs.disk, SIMDEV_READ) - reads, GROUPS + 2);
+	assert_int_equal(fs.root.free, space_blocks_usable(&fs.geo) - 4 * GROUPS);
+	spacefs_reopen(&fs);
+	for (uint64_t g = 0; g < GROUPS; g++)
+		assert_int_equal(space_bitmaps(fs.space, g, NULL, NULL), 0);
+	assert_int_equal(space_free_blocks(fs.space), space_blocks_usable(&fs.geo) - 4 * GROUPS);
+	spacefs_release(&fs);
+}
+
 static void events_in_their_order_may_cancel_each_other(void **state)
 {
 	uint64_t usable, a;
@@ -370,6 +399,7 @@ static void a_read_that_is_overtaken_by_growth_is_done_again(void **state)
 static void a_failed_write_ends_checkpoints_but_not_allocation(void **state)
 {
 	enum { GROUPS = 5, MORE = 20 };
+	static const uint8_t map[BITMAP_BYTES];
 	uint64_t free;
 
 	(void)state;
@@ -397,6 +427,7 @@ static void a_failed_write_ends_checkpoints_but_not_allocation(void **state)
 		assert_int_equal(space_write(fs.space, 2, &root), -EIO);
 		assert_int_equal(space_write(fs.space, 3, &root), -EROFS);
 		assert_int_equal(space_apply(fs.space, NULL, 0), -EROFS);
+		assert_int_equal(space_rebuild_group(fs.space, 0, map), -EROFS);
 		space_commit(fs.space);
 
 		/* What is in memory goes on. */
@@ -530,6 +561,7 @@ int main(void)
 
 	spacefs_count_reports();
 	ONE(what_was_reached_is_there_after_opening_and_nothing_else);
+	ONE(events_all_over_the_map_read_each_page_once);
 	ONE(events_in_their_order_may_cancel_each_other);
 	ONE(a_checkpoint_without_changes_writes_nothing);
 	for (size_t row = 0; row < ARRAY_LEN(contradiction_rows); row++)

@@ -507,12 +507,58 @@ static int op_bitmaps(struct spacefs *fs)
 
 static int op_rebuild(struct spacefs *fs)
 {
-	static uint8_t map[BITMAP_BYTES];
-	int err;
+	uint8_t map[BITMAP_BYTES] = { 0 };
 
+	/* As it is. */
 	map[20000 / 8] = 0xff;
 	map[20000 / 8 + 1] = 0x03;
-	err = space_rebuild_group(fs->space, 133, map);
+	return space_rebuild_group(fs->space, 133, map);
+}
+
+/* Those that would change too much look at a map of their own on the same device. */
+
+static int op_rebuild_all_that_is_above(struct spacefs *fs)
+{
+	uint8_t map[BITMAP_BYTES] = { 0 };
+	struct space_root wrong = fs->root;
+	struct space *s;
+	int err;
+
+	wrong.sum++;
+	err = space_open(fs->dev, &fs->geo, &wrong, 0, &s);
+	if (err)
+		return err;
+	err = space_rebuild_group(s, 133, map);
+	space_close(s);
+	return err;
+}
+
+static int op_first_use(struct spacefs *fs)
+{
+	struct space_root never = { 0 };
+	struct space *s;
+	uint64_t addr;
+	uint32_t got;
+	int err = space_open(fs->dev, &fs->geo, &never, 0, &s);
+
+	if (err)
+		return err;
+	err = space_alloc(s, SPACE_SMALL, 1, 1, &addr, &got);
+	space_close(s);
+	return err;
+}
+
+static int op_grow_by_two_levels(struct spacefs *fs)
+{
+	struct space_geometry small = { .blocks = 5 * G + 1000 };
+	struct space_root never = { 0 };
+	struct space *s;
+	int err = space_open(fs->dev, &small, &never, 0, &s);
+
+	if (err)
+		return err;
+	err = space_grow(s, fs->dev->geo.blocks);
+	space_close(s);
 	return err;
 }
 
@@ -535,7 +581,10 @@ static const struct memory_row memory_rows[] = {
 	{ "no memory: write", op_write },
 	{ "no memory: bitmaps", op_bitmaps },
 	{ "no memory: rebuild", op_rebuild },
+	{ "no memory: rebuild with all that is above", op_rebuild_all_that_is_above },
+	{ "no memory: first use", op_first_use },
 	{ "no memory: grow", op_grow },
+	{ "no memory: grow by two levels", op_grow_by_two_levels },
 };
 
 static void without_memory_nothing_happens_and_then_it_works(void **state)

@@ -21,7 +21,6 @@
 #include <xxhash.h>
 
 #include "btree/err.h"
-#include "btree/tree.h"
 
 static uint32_t slots_end(const struct node *n)
 {
@@ -316,7 +315,7 @@ int node_check(const void *buf, uint32_t size, const struct record_table *record
 	nr = le16_get(h->nr);
 	end = (uint32_t)sizeof(*h) + nr * NODE_SLOT_BYTES;
 	for (unsigned i = 0; i < nr; i++) {
-		uint32_t len = le16_get(slots[i].len), max = tree_value_max(size);
+		uint32_t len = le16_get(slots[i].len), max = node_value_max(size);
 		struct key key = slot_key(&slots[i]);
 		const unsigned char *val;
 

@@ -22,6 +22,12 @@ static inline uint32_t node_capacity(uint32_t node_size)
 	return node_size - (uint32_t)sizeof(struct disk_node);
 }
 
+/* The largest value: four items always fit a node. */
+static inline uint32_t node_value_max(uint32_t node_size)
+{
+	return node_capacity(node_size) / 4 - NODE_SLOT_BYTES;
+}
+
 static inline uint32_t node_used(const struct node *n)
 {
 	return n->nr * NODE_SLOT_BYTES + n->val_bytes;

@@ -84,8 +84,8 @@ int space_free(struct space *, uint64_t addr, uint64_t blocks);
  * allocatable part of the device. */
 int space_mark_used(struct space *, uint64_t addr, uint64_t blocks);
 
-/* Whether the run lies wholly in the allocatable part of the device (not in superblocks, log, homes or past the end). No
- * run does that leaves its group, nor an empty one. */
+/* Whether the run lies wholly in the allocatable part of the device (not in superblocks, log, homes or past the end).
+ * No run does that leaves its group, nor an empty one. */
 bool space_valid(const struct space *, uint64_t addr, uint64_t blocks);
 
 /* Blocks not used now. Exact. */

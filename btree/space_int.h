@@ -32,9 +32,9 @@ struct space_page;
 
 /* A page as the page above it knows it. Guarded by space.lock. */
 struct space_child {
-	struct space_root disk; /* the entry as last written or read */
-	uint64_t free_used;	/* blocks below that may be handed out; 0 when bad */
-	uint64_t free_durable;	/* what the next checkpoint will record */
+	struct space_root disk;	 /* the entry as last written or read */
+	uint64_t free_used;	 /* blocks below that may be handed out; 0 when bad */
+	uint64_t free_durable;	 /* what the next checkpoint will record */
 	struct space_page *page; /* NULL: not loaded */
 	uint64_t written;	 /* the checkpoint that wrote `disk`; 0: before this mount */
 	uint32_t run_max;	 /* no run of free blocks below is longer */
@@ -74,7 +74,7 @@ struct space_cursor {
 struct space {
 	struct bdev *dev;
 	size_t mem_max;
-	uint64_t log_start, log_end;   /* as in shape.geo; never change */
+	uint64_t log_start, log_end;  /* as in shape.geo; never change */
 	_Atomic uint64_t end, groups; /* as in shape, for readers without the lock */
 
 	pthread_mutex_t lock; /* guards all below */
@@ -90,10 +90,10 @@ struct space {
 	uint64_t alloc_end; /* blocks from here on are not handed out yet: see space_grow */
 	uint64_t held;	    /* free blocks from alloc_end on */
 
-	uint64_t committed; /* number of the newest durable checkpoint; the one found at open is 1 */
-	bool writing;	    /* written, not committed */
+	uint64_t committed;		/* number of the newest durable checkpoint; the one found at open is 1 */
+	bool writing;			/* written, not committed */
 	uint64_t write_end, write_held; /* shape.end and held as that checkpoint has them */
-	bool failed;	    /* an apply or write failed half way: no further checkpoint */
+	bool failed;			/* an apply or write failed half way: no further checkpoint */
 };
 
 /* --- space_page.c */

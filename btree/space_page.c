@@ -167,8 +167,8 @@ struct space_page *space_page_new(const struct space_shape *sh, unsigned level, 
 		space_set_fixed(sh, first, bm->durable);
 	} else {
 		for (unsigned i = 0; i < SPACE_FANOUT; i++)
-			space_child_init(&space_as_radix(p)->child[i], sh, level - 1,
-					 first + i * space_span(level - 1), &never);
+			space_child_init(&space_as_radix(p)->child[i], sh, level - 1, first + i * space_span(level - 1),
+					 &never);
 	}
 	return p;
 }
@@ -282,8 +282,8 @@ int space_page_decode(const struct space_shape *sh, unsigned level, uint64_t fir
 	p = page_alloc(level, first);
 	if (!p)
 		return -ENOMEM;
-	err = level ? decode_radix(sh, entry, buf, space_as_radix(p), why) :
-		      decode_bitmap(sh, entry, buf, space_as_bitmap(p), why);
+	err = level ? decode_radix(sh, entry, buf, space_as_radix(p), why)
+		    : decode_bitmap(sh, entry, buf, space_as_bitmap(p), why);
 	if (err) {
 		mem_free(p);
 		return err;

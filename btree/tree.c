@@ -41,7 +41,7 @@
 
 uint32_t tree_value_max(uint32_t node_size)
 {
-	return node_quarter(node_size) - NODE_SLOT_BYTES;
+	return node_value_max(node_size);
 }
 
 void tree_init(struct tree *t, struct cache *c, uint64_t id, struct root root, uint64_t gen, bool copies)

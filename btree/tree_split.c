@@ -13,7 +13,7 @@
  *
  * How many nodes are born at the most?  C: capacity of a node, q = C/4.
  *
- * One insertion overflows a node by at most an item, and items take at most q (tree_value_max), so two nodes suffice for
+ * One insertion overflows a node by at most an item, and items take at most q (node_value_max), so two nodes suffice for
  * the C + q bytes, and since the parts differ by at most an item, each has at most (C + q + q) / 2 = 3q. In a split at the
  * new item the same limit is kept, but for one exception: the left part, when the new item begins the right one. Changes
  * come in key order, so nothing is inserted there any more by this group of changes. (For interior nodes the same is true

@@ -145,14 +145,19 @@ static void apply_tree(struct batch *b)
 {
 	struct tree_plan *p = &b->plan;
 
+	size_t supply = p->supply;
+
 	p->n_released = 0;
 	if (p->n)
 		tree_apply(batch_tree(b), p);
+	b->view->own_nodes += supply - p->supply;
 	for (size_t i = 0; i < p->n_released; i++) {
-		if (batch_is_live(b))
+		if (batch_is_live(b)) {
 			reclaim_node(b, &p->released[i]);
-		else
+		} else {
+			b->view->own_nodes -= p->released[i].ref.gen > b->view->base_gen;
 			reclaim_private_node(b, &p->released[i]);
+		}
 	}
 }
 

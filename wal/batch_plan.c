@@ -333,8 +333,10 @@ static int plan(struct batch *b, enum lack *what)
 	}
 	if (err)
 		return err;
-	/* What a commit has to hold in memory is bounded. */
-	if (b->view->kind == VIEW_TXN && b->view->changed_bytes + b->changes_end > s->opt.cache_bytes / 2)
+	/* A commit is one batch: what it changes and the nodes it touches, about as many as the transaction has made, must
+	 * fit in memory. */
+	if (b->view->kind == VIEW_TXN && (b->view->changed_bytes + b->changes_end > s->opt.cache_bytes / 2 ||
+					  b->view->own_nodes + b->plan.need > cache_frames(s->cache) / 3))
 		return -ENOSPC;
 	if (b->refs.claims > 0 && !b->replay) {
 		/* What a transaction has claimed is to become live's, and stands in for it. */

@@ -10,7 +10,7 @@
  *  - the space map says "in use" exactly of what some view or the system tree reaches, and of what is fixed
  *  - a view's dead list names exactly what its parent reaches and it does not
  *
- * Memory: two bits a block for each of three maps, and 24 bytes for each extent of one view.
+ * Memory: one bit a block for each of four maps, and 24 bytes for each extent of one view.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -377,13 +377,13 @@ int store_check(struct store *s, struct check_result *ret)
 	system = s->system.root;
 	pthread_rwlock_unlock(&s->live.lock);
 
-	err = map_open(&c.nodes, s->super.blocks);
+	err = map_open(&c.nodes, atomic_load(&s->blocks));
 	if (!err)
-		err = map_open(&c.data, s->super.blocks);
+		err = map_open(&c.data, atomic_load(&s->blocks));
 	if (!err)
-		err = map_open(&c.view, s->super.blocks);
+		err = map_open(&c.view, atomic_load(&s->blocks));
 	if (!err)
-		err = map_open(&c.parent, s->super.blocks);
+		err = map_open(&c.parent, atomic_load(&s->blocks));
 	if (!err)
 		err = check_all(&c, &v->base, &system, v->base_gen);
 	mem_free(c.nodes.bits);

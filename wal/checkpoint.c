@@ -266,6 +266,50 @@ static void settle(struct store *s, struct frozen *f, unsigned flags, bool held)
 		pthread_rwlock_unlock(&s->live.lock);
 }
 
+int checkpoint_in_memory(struct store *s)
+{
+	struct frozen f = { 0 };
+	int err;
+
+	TAILQ_INIT(&f.events);
+	err = reclaim_drain_dead(s, 64);
+	if (!err)
+		err = drain_and_freeze(s, &f, 0, NULL, NULL);
+	if (!err)
+		err = gather_space_events(s, &f, false);
+	if (!err)
+		err = apply_space(s, &f);
+	TAILQ_CONCAT(&s->checkpoint.staged, &f.events, list);
+	for (size_t i = 0; i < f.n_nodes; i++)
+		node_unpin(f.nodes[i]); /* they stay dirty, and so in memory */
+	mem_free(f.nodes);
+	mem_free(f.space_events);
+	return err;
+}
+
+/* What a checkpoint changes of the superblock in memory; the rest others read without a lock. */
+static void adopt(struct store *s, const struct super *new)
+{
+	struct super *super = &s->super;
+
+	super->serial = new->serial;
+	super->flags = new->flags;
+	super->gen = new->gen;
+	super->files = new->files;
+	super->system = new->system;
+	super->space = new->space;
+	super->blocks = new->blocks;
+	super->log_epoch = new->log_epoch;
+	super->log_block = new->log_block;
+	super->log_seq = new->log_seq;
+	super->log_lsn = new->log_lsn;
+	super->claims = new->claims;
+	super->batch_max = new->batch_max;
+	memcpy(super->counter, new->counter, sizeof(super->counter));
+	super->written = new->written;
+	atomic_store(&s->blocks, new->blocks);
+}
+
 int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops, void *arg)
 {
 	struct checkpoint *c = &s->checkpoint;
@@ -277,8 +321,6 @@ int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops
 
 	pthread_mutex_lock(&c->lock);
 	mine = true;
-	if (s->new_blocks && s->new_blocks != s->super.blocks)
-		flags |= CHECKPOINT_BOTH; /* the first that hands out what the filesystem has grown by */
 	TAILQ_INIT(&f.events);
 	/* A size that only one slot knows would leave the other unable to replay records beyond its own. */
 	if (s->new_blocks > s->super.blocks)
@@ -316,8 +358,7 @@ int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops
 	}
 	if (!(flags & CHECKPOINT_BOTH))
 		s->slot = !s->slot;
-	s->super = f.super;
-	atomic_store(&s->blocks, f.super.blocks);
+	adopt(s, &f.super);
 	if (s->log)
 		log_trim(s->log, flags & CHECKPOINT_BOTH ? f.pos : c->log_pos);
 	c->log_pos = f.pos;

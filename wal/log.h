@@ -5,8 +5,7 @@
  * them. Appending copies the record into the open segment in memory. Sealing closes the open segment and fixes what
  * it carries: its records, the riding blocks, its check list. Sealed segments are written one at a time, each with
  * one write and one flush (data_flush, so the data it lists becomes durable by the same flush); so at most the last
- * segment of a log is not known to be durable, and a hole followed by a segment that says the hole was durable is
- * damage, not an end.
+ * segment of a log is not known to be durable, and a hole followed by any later segment is damage, not an end.
  *
  *	admit --> append --> (open segment) --seal--> (queue) --write, flush--> durable --trim--> room again
  *

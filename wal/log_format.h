@@ -21,7 +21,7 @@
  *	16	8	epoch: random, from the superblock
  *	24	8	sequence: one more than the segment before
  *	32	8	lsn of the first record (of the next one, where there is none)
- *	40	8	durable lsn: everything below it was on stable storage when this segment was sealed
+ *	40	8	durable lsn: everything below it was on stable storage when this segment was written
  *	48	4	number of records
  *	52	4	bytes of records
  *	56	4	entries of the check list

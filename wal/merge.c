@@ -446,6 +446,12 @@ static int commit_locked(struct merge *m, const struct merge_ops *ops, void *arg
 	*ret_lsn = b->lsn;
 	atomic_fetch_sub(&m->store->txn_claims, m->txn->claims);
 	m->txn->claims = 0;
+	/* What the transaction wrote is live's from here on; its view goes on reading it, so what live releases of it later
+	 * stays. */
+	m->txn->committed.gen = m->store->live.tree.gen;
+	m->store->live.tree.gen = store_next_gen(m->store);
+	LIST_INSERT_HEAD(&m->store->pins, &m->txn->committed, list);
+	m->txn->committed_pinned = true;
 	atomic_store(&m->txn->state, VIEW_COMMITTED);
 	batch_finish(b);
 	return 0;

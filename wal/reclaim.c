@@ -468,8 +468,9 @@ int64_t reclaim_limbo(struct store *s, bool wait)
 		if (TAILQ_EMPTY(&s->limbo_old)) {
 			TAILQ_CONCAT(&s->limbo_old, &s->limbo_new, list);
 			s->limbo_stamp = epoch_stamp(s->epoch);
+			s->limbo_reading = epoch_stamp(s->reading);
 		}
-		passed = epoch_passed(s->epoch, s->limbo_stamp);
+		passed = epoch_passed(s->epoch, s->limbo_stamp) && epoch_passed(s->reading, s->limbo_reading);
 		if (passed)
 			TAILQ_CONCAT(&ready, &s->limbo_old, list);
 		empty = TAILQ_EMPTY(&s->limbo_old) && TAILQ_EMPTY(&s->limbo_new);

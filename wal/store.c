@@ -148,7 +148,7 @@ int store_mkfs(struct bdev *dev, const struct store_mkfs_options *opt)
 		err_log(LOG_ERROR, "mkfs: a node has 4096, 8192, 16384 or 32768 bytes, not %" PRIu32, s.node_size);
 		return -EINVAL;
 	}
-	if (s.log_blocks < LOG_BLOCKS_MIN || start + s.log_blocks > SPACE_GROUP_BLOCKS) {
+	if (s.log_blocks < LOG_BLOCKS_MIN || s.log_blocks > SPACE_GROUP_BLOCKS - start) {
 		err_log(LOG_ERROR, "mkfs: the log has %u to %" PRIu64 " blocks, not %" PRIu64, LOG_BLOCKS_MIN,
 			SPACE_GROUP_BLOCKS - start, s.log_blocks);
 		return -EINVAL;
@@ -365,6 +365,7 @@ static void store_free(struct store *s)
 	cache_close(s->cache);
 	space_close(s->space);
 	epoch_close(s->epoch);
+	epoch_close(s->reading);
 	view_destroy(&s->live);
 	pthread_mutex_destroy(&s->views_lock);
 	pthread_mutex_destroy(&s->checkpoint.lock);
@@ -391,6 +392,8 @@ static int open_parts(struct store *s)
 	int err;
 
 	err = epoch_open(&s->epoch);
+	if (!err)
+		err = epoch_open(&s->reading);
 	if (err)
 		return err;
 	co.epoch = s->epoch;

@@ -83,11 +83,14 @@ struct view {
 	bool has_shared;       /* there may be shared counts in it; guarded by lock */
 
 	struct pin pin;	     /* transactions, frozen ones */
+	struct pin committed; /* a transaction's, once committed: what it wrote is live's, and it still reads it */
 	bool pinned;	     /* pin is in store.pins; guarded by live.lock */
+	bool committed_pinned; /* likewise */
 	struct root base;    /* transactions: what it began with */
 	uint64_t base_gen;   /* what carries a later generation is its own */
 	bool base_shared;    /* has_shared of base */
 	uint64_t ckpt_count; /* transactions: checkpoints when tree.gen was drawn */
+	size_t own_nodes;	/* transactions: nodes of its own; guarded by lock */
 	uint64_t changed_bytes; /* transactions: of its batches; guarded by lock */
 	int64_t claims;	     /* transactions: claimed in it beyond its base; guarded by lock */
 	bool own_extents;    /* transactions: it may refer to blocks it allocated; guarded by lock */
@@ -247,7 +250,8 @@ struct store {
 	struct super super; /* as last written; guarded by checkpoint.lock */
 	unsigned slot;	    /* of it */
 
-	struct epoch *epoch;
+	struct epoch *epoch;   /* of the cache: nodes, and blocks one operation looks at */
+	struct epoch *reading; /* view_read_begin: blocks only, so that whoever is in it may wait for a frame */
 	struct cache *cache;
 	struct space *space;
 	struct data *data;
@@ -289,7 +293,7 @@ struct store {
 	/* Guarded by limbo_lock: */
 	struct event_list limbo_old;	 /* ripe, waits for the operations begun before limbo_stamp */
 	struct event_list limbo_new;	 /* ripe since */
-	uint64_t limbo_stamp;
+	uint64_t limbo_stamp, limbo_reading; /* of either epoch */
 	struct event_list private;	 /* EVENT_PRIVATE since the last checkpoint */
 	atomic_uint_fast64_t reclaiming; /* blocks released and not handed back yet */
 
@@ -440,6 +444,8 @@ struct freeze_ops {
 	void (*frozen)(struct store *, void *arg);			 /* the items are in the tree; before the freeze */
 };
 int checkpoint_run(struct store *, unsigned flags, const struct freeze_ops *, void *arg);
+/* Read-only, after replay: dead lists and space map say what a checkpoint would write, so that they can be checked. */
+int checkpoint_in_memory(struct store *s);
 bool checkpoint_mine(void); /* the calling thread is inside a checkpoint */
 
 /* recover.c */

@@ -242,11 +242,13 @@ static void unpin(struct view *v)
 	struct store *s = v->store;
 
 	pthread_rwlock_wrlock(&s->live.lock);
-	if (v->pinned) {
+	if (v->pinned)
 		LIST_REMOVE(&v->pin, list);
-		v->pinned = false;
+	if (v->committed_pinned)
+		LIST_REMOVE(&v->committed, list);
+	if (v->pinned || v->committed_pinned)
 		reclaim_unpin(s);
-	}
+	v->pinned = v->committed_pinned = false;
 	pthread_rwlock_unlock(&s->live.lock);
 }
 
@@ -577,12 +579,12 @@ void scan_close(struct scan *sc)
 
 unsigned view_read_begin(struct view *v)
 {
-	return epoch_enter(v->store->epoch);
+	return epoch_enter(v->store->reading);
 }
 
 void view_read_end(struct view *v, unsigned cookie)
 {
-	epoch_exit(v->store->epoch, cookie);
+	epoch_exit(v->store->reading, cookie);
 }
 
 int view_read(struct view *v, uint64_t addr, uint32_t blocks, void *buf, const uint32_t *sums)

@@ -196,7 +196,10 @@ static int phase_memory(const struct bounds *b)
 	return err;
 }
 
-/* Writes until the log is as full as it gets: without threads, so that checkpoints come only when it is. */
+/*
+ * Writes until the log is as full as it gets: without threads, so that checkpoints come only when it is; and to few keys,
+ * or dirty nodes would ask for a checkpoint long before.
+ */
 static int fill_log(const struct bounds *b, struct store *store)
 {
 	uint64_t checkpoints, peak = 0;
@@ -205,13 +208,16 @@ static int fill_log(const struct bounds *b, struct store *store)
 	struct rng rng;
 	int err;
 
+	struct bounds hot = *b;
+
+	hot.items = b->items < 20000 ? b->items : 20000;
 	rng_seed(&rng, 2);
 	store_status(store, &st);
 	checkpoints = st.checkpoints;
 	err = batch_open(store_live(store), &batch);
 	for (;;) {
 		if (!err)
-			err = put_items(b, batch, 0, 10, &rng);
+			err = put_items(&hot, batch, 0, 10, &rng);
 		if (err)
 			break;
 		store_status(store, &st);

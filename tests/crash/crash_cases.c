@@ -523,7 +523,7 @@ static void transactions_larger_than_the_cache_write_and_free_the_same_addresses
 			must(&rig, { .action = KV_PUT_MANY, .view = t + 1, .ino = ino, .n = 14, .len = 850 });
 			must(&rig, { .action = KV_EXTENT, .view = t + 1, .ino = ino, .n = 12, .seed = round });
 			must(&rig, CHECKPOINT);
-			if (round % 2)
+			if (round % 4)
 				must(&rig, { .action = KV_DEL_INO, .view = t + 1, .ino = (uint16_t)(ino - 1) });
 		}
 		must(&rig, { .action = KV_PUT_MANY, .ino = (uint16_t)(100 + round), .n = 14, .len = 850 });

@@ -10,8 +10,8 @@
  *	6	8	its count of free blocks
  *	14	8	its checksum
  *	22	42	operations, a byte each
- *	64	4096	root page, then as many as there are: pages of the next lower level for the first entries in use, and
- *			bitmaps below those
+ *	64	4096	root page, then as many as there are: pages of the next lower level for the first entries in
+ *			use, and bitmaps below those
  *
  * and is tried as it is and once more with all checksums and counts put right.
  */
@@ -227,9 +227,11 @@ static size_t lay(struct input *in, size_t next, unsigned level, uint64_t first,
 		free += below.gen ? below.free : capacity(&in->geo, level - 1, child);
 	}
 	if (level == 0 && right) {
+		uint32_t front = first == 0 ? 47 : first % SPACE_FANOUT == 0 ? 6 : 3;
+
 		for (uint32_t i = 0; i < G; i++) {
 			uint64_t a = first * G + i;
-			bool fixed = a >= in->geo.blocks || i < (first == 0 ? 47 : first % SPACE_FANOUT ? 3 : 6) ||
+			bool fixed = i < front || a >= in->geo.blocks ||
 				     (a >= in->geo.log_start && a < in->geo.log_start + in->geo.log_blocks);
 
 			if (fixed)

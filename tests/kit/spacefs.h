@@ -80,9 +80,9 @@ uint64_t blockmap_longest(const struct blockmap *);	       /* run of blocks not 
 bool blockmap_all(const struct blockmap *, uint64_t addr, uint64_t blocks, uint8_t mask, uint8_t want);
 void blockmap_change(struct blockmap *, uint64_t addr, uint64_t blocks, uint8_t set, uint8_t clear);
 void blockmap_apply(struct blockmap *, const struct space_event *events, size_t n);
-void blockmap_commit(struct blockmap *);			 /* now becomes root, root becomes older */
-void blockmap_crash(struct blockmap *);				 /* everything becomes what root says */
-void blockmap_grow(struct blockmap *, const struct spacefs *);	 /* to the filesystem's size */
+void blockmap_commit(struct blockmap *);		       /* now becomes root, root becomes older */
+void blockmap_crash(struct blockmap *);			       /* everything becomes what root says */
+void blockmap_grow(struct blockmap *, const struct spacefs *); /* to the filesystem's size */
 
 /* Bit by bit, and the counts. */
 void blockmap_assert(const struct blockmap *, struct spacefs *);

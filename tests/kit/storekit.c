@@ -84,6 +84,7 @@ void storekit_init(struct storekit *k, uint64_t blocks, const struct store_mkfs_
 
 void storekit_open(struct storekit *k)
 {
+	k->opt.seed++; /* a seed used twice would give two runs the same log epoch */
 	must(store_open(simdev_bdev(k->disk), &k->opt, &k->s));
 }
 

@@ -78,8 +78,8 @@ static void events_in_their_order_may_cancel_each_other(void **state)
 	spacefs_init(&fs, G, 1000);
 	usable = space_free_blocks(fs.space);
 	a = spacefs_take(&fs, SPACE_NODES, 8);
-	spacefs_checkpoint(&fs,
-		      (struct space_event[]){ reached(a, 8), released(a, 4), reached(a, 2), released(a, 1) }, 4);
+	spacefs_checkpoint(&fs, (struct space_event[]){ reached(a, 8), released(a, 4), reached(a, 2), released(a, 1) },
+			   4);
 	assert_int_equal(space_durable_free(fs.space), usable - 5);
 	spacefs_release(&fs);
 }
@@ -420,10 +420,8 @@ static void a_failed_write_ends_checkpoints_but_not_allocation(void **state)
 		}
 		spacefs_checkpoint(&fs, events, GROUPS);
 		assert_int_equal(space_apply(fs.space, more, GROUPS), 0);
-		simdev_add_fault(fs.disk, &(struct simdev_fault){ .op = SIMDEV_WRITE,
-								  .after = k,
-								  .times = 1,
-								  .effect = SIMDEV_TORN });
+		simdev_add_fault(fs.disk, &(struct simdev_fault){
+						  .op = SIMDEV_WRITE, .after = k, .times = 1, .effect = SIMDEV_TORN });
 		assert_int_equal(space_write(fs.space, 2, &root), -EIO);
 		assert_int_equal(space_write(fs.space, 3, &root), -EROFS);
 		assert_int_equal(space_apply(fs.space, NULL, 0), -EROFS);
@@ -537,8 +535,8 @@ static void growth(void **state)
 		assert_int_equal(space_bitmaps(fs.space, space_groups(fs.space) - 1, NULL, NULL), 0);
 		if (written) {
 			assert_int_equal(space_free(fs.space, ev[0].addr, 8), -EUCLEAN);
-			spacefs_checkpoint(&fs, (struct space_event[]){ released(ev[0].addr, 8), released(ev[1].addr, 1) },
-				      2);
+			spacefs_checkpoint(
+				&fs, (struct space_event[]){ released(ev[0].addr, 8), released(ev[1].addr, 1) }, 2);
 			assert_int_equal(space_free(fs.space, ev[0].addr, 8), 0);
 			assert_int_equal(space_free(fs.space, ev[1].addr, 1), 0);
 			assert_int_equal(space_free_blocks(fs.space), space_blocks_usable(&fs.geo));
@@ -565,7 +563,8 @@ int main(void)
 	ONE(events_in_their_order_may_cancel_each_other);
 	ONE(a_checkpoint_without_changes_writes_nothing);
 	for (size_t row = 0; row < ARRAY_LEN(contradiction_rows); row++)
-		tests[n++] = TEST_ROW(contradiction_rows[row].name, an_event_that_contradicts_the_map_is_refused, &contradiction_rows[row]);
+		tests[n++] = TEST_ROW(contradiction_rows[row].name, an_event_that_contradicts_the_map_is_refused,
+				      &contradiction_rows[row]);
 	ONE(a_second_write_before_the_commit_is_refused);
 	ONE(a_crash_anywhere_in_a_checkpoint_leaves_both_durable_roots_whole);
 	ONE(homes_of_both_durable_roots_are_remembered_while_memory_is_short);

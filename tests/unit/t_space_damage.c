@@ -282,7 +282,7 @@ static void craft(struct crafted *c)
 	memset(c->bitmap, 0xff, BLOCK_SIZE);
 	for (uint32_t i = 3; i < CRAFTED_TAIL; i++)
 		if (i < 50 || i >= 60)
-			c->bitmap[i / 8] &= (uint8_t)~(1 << i % 8);
+			c->bitmap[i / 8] &= (uint8_t) ~(1 << i % 8);
 	c->sum_of_bitmap_for = 7 ^ c->at[0];
 	c->entry[1].gen = le64_put(7);
 	c->entry[1].free = le64_put(CRAFTED_TAIL - 3 - 10);
@@ -613,9 +613,11 @@ static void without_memory_nothing_happens_and_then_it_works(void **state)
 		more = failmem_stop();
 		assert_int_equal(err, more ? -ENOMEM : 0);
 		assert_int_equal(space_free_blocks(fs.space), free);
-		assert_int_equal(space_durable_free(fs.space), more || op != op_grow ? free :
-			space_blocks_usable(&(struct space_geometry){ fs.dev->geo.blocks, 47, 1000 }) -
-				10 * DAMAGE_GROUPS);
+		assert_int_equal(space_durable_free(fs.space), more || op != op_grow
+								       ? free
+								       : space_blocks_usable(&(struct space_geometry){
+										 fs.dev->geo.blocks, 47, 1000 }) -
+										 10 * DAMAGE_GROUPS);
 		if (more)
 			assert_int_equal(op(&fs), 0);
 		spacefs_checkpoint(&fs, NULL, 0);
@@ -640,19 +642,23 @@ int main(void)
 
 	spacefs_count_reports();
 	for (size_t row = 0; row < ARRAY_LEN(damage_rows); row++)
-		tests[n++] = TEST_ROW(damage_rows[row].name, damage_counts_as_full_and_the_rest_goes_on, &damage_rows[row]);
+		tests[n++] =
+			TEST_ROW(damage_rows[row].name, damage_counts_as_full_and_the_rest_goes_on, &damage_rows[row]);
 	for (size_t row = 0; row < ARRAY_LEN(damage_rows); row++)
-		tests[n++] = TEST_ROW(damage_rows[row].name, an_event_in_a_damaged_page_makes_it_lost_until_it_is_rebuilt, &damage_rows[row]);
+		tests[n++] = TEST_ROW(damage_rows[row].name,
+				      an_event_in_a_damaged_page_makes_it_lost_until_it_is_rebuilt, &damage_rows[row]);
 	ONE(a_partly_rebuilt_radix_page_keeps_the_rest_lost);
 	ONE(a_read_error_of_the_root_page_is_returned);
 	ONE(damage_is_reported_once_however_short_memory_is);
 	for (size_t row = 0; row < ARRAY_LEN(crafted_rows); row++)
-		tests[n++] = TEST_ROW(crafted_rows[row].name, a_page_that_no_writer_makes_is_refused, &crafted_rows[row]);
+		tests[n++] =
+			TEST_ROW(crafted_rows[row].name, a_page_that_no_writer_makes_is_refused, &crafted_rows[row]);
 	for (size_t row = 0; row < ARRAY_LEN(root_rows); row++)
 		tests[n++] = TEST_ROW(root_rows[row].name, a_wrong_root_entry_makes_a_full_map, &root_rows[row]);
 	for (size_t row = 0; row < ARRAY_LEN(damage_rows); row++)
 		tests[n++] = TEST_ROW(damage_rows[row].name, growth_leaves_damaged_groups_full, &damage_rows[row]);
 	for (size_t row = 0; row < ARRAY_LEN(memory_rows); row++)
-		tests[n++] = TEST_ROW(memory_rows[row].name, without_memory_nothing_happens_and_then_it_works, &memory_rows[row]);
+		tests[n++] = TEST_ROW(memory_rows[row].name, without_memory_nothing_happens_and_then_it_works,
+				      &memory_rows[row]);
 	return _cmocka_run_group_tests("space", tests, n, NULL, NULL);
 }

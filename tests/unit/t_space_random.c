@@ -96,7 +96,8 @@ struct run {
 
 static void run_fill(struct run *r, unsigned percent)
 {
-	for (uint64_t a = 0; percent && a < r->m.blocks; a += rng_range(&r->rng, 1, 2 * G) * (100 - percent) / 100 + 1) {
+	for (uint64_t a = 0; percent && a < r->m.blocks;
+	     a += rng_range(&r->rng, 1, 2 * G) * (100 - percent) / 100 + 1) {
 		uint64_t behind = a + rng_range(&r->rng, 1, 2 * G);
 
 		for (; a < behind && a < r->m.blocks; a++) {
@@ -119,7 +120,8 @@ static void run_alloc(struct run *r)
 	uint32_t want = (uint32_t)rng_range(&r->rng, 1, rng_chance(&r->rng, 1, 10) ? 4000 : 80);
 	uint32_t min = rng_chance(&r->rng, 1, 2) ? want : (uint32_t)rng_range(&r->rng, 1, want), got;
 	uint64_t addr;
-	int err = space_alloc(r->fs.space, (enum space_stream)rng_below(&r->rng, SPACE_STREAMS), min, want, &addr, &got);
+	int err =
+		space_alloc(r->fs.space, (enum space_stream)rng_below(&r->rng, SPACE_STREAMS), min, want, &addr, &got);
 
 	if (err) {
 		assert_int_equal(err, -ENOSPC);
@@ -396,7 +398,8 @@ int main(void)
 
 	spacefs_count_reports();
 	for (size_t row = 0; row < ARRAY_LEN(random_rows); row++)
-		tests[n++] = TEST_ROW(random_rows[row].name, random_operations_agree_with_a_plain_array, &random_rows[row]);
+		tests[n++] =
+			TEST_ROW(random_rows[row].name, random_operations_agree_with_a_plain_array, &random_rows[row]);
 	ONE(threads_and_checkpoints_never_share_a_block);
 	return _cmocka_run_group_tests("space", tests, n, NULL, NULL);
 }

@@ -520,13 +520,13 @@ static void transactions_larger_than_the_cache_write_and_free_the_same_addresses
 		for (uint8_t t = 0; t < KV_TXNS; t++) {
 			const uint16_t ino = (uint16_t)(50 + 10 * t + round);
 
-			must(&rig, { .action = KV_PUT_MANY, .view = t + 1, .ino = ino, .n = 14, .len = 850 });
+			must(&rig, { .action = KV_PUT_MANY, .view = t + 1, .ino = ino, .n = 8, .len = 850 });
 			must(&rig, { .action = KV_EXTENT, .view = t + 1, .ino = ino, .n = 12, .seed = round });
 			must(&rig, CHECKPOINT);
 			if (round % 4)
 				must(&rig, { .action = KV_DEL_INO, .view = t + 1, .ino = (uint16_t)(ino - 1) });
 		}
-		must(&rig, { .action = KV_PUT_MANY, .ino = (uint16_t)(100 + round), .n = 14, .len = 850 });
+		must(&rig, { .action = KV_PUT_MANY, .ino = (uint16_t)(100 + round), .n = 8, .len = 850 });
 		assert_int_equal(kv_run_compare(&rig.run), 0);
 	}
 	for (uint8_t t = 0; t < KV_TXNS; t++) {

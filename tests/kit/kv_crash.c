@@ -11,7 +11,7 @@
 #include "tests/kit/rng.h"
 #include "wal/log.h"
 
-const struct store_options kv_store_options = { .cache_bytes = 1 << 20, .data_bytes = 1 << 22, .manual = true };
+const struct store_options kv_store_options = { .cache_bytes = 1 << 21, .data_bytes = 1 << 22, .manual = true };
 const struct store_mkfs_options kv_mkfs_options = {
 	.node_size = 4096, .log_blocks = LOG_BLOCKS_MIN, .now_ns = 1, .seed = 1, .uuid = { 1 }
 };
@@ -249,6 +249,12 @@ static bool sampled(const struct kv_crash *c, unsigned one_in, uint64_t seed)
 	return one_in && rng_mix(seed, 77) % one_in == 0;
 }
 
+/* For want of room on the device, or in memory. */
+static bool refused(int err)
+{
+	return err == -ENOSPC || err == -EFBIG;
+}
+
 /* Work on a recovered store: it has to allocate, release and make checkpoints as if nothing had been. */
 static int go_on(struct kv_crash *c, const struct kv_plan *plan, struct simdev *disk, const struct world *w, uint64_t seed)
 {
@@ -276,7 +282,7 @@ static int go_on(struct kv_crash *c, const struct kv_plan *plan, struct simdev *
 		err = kv_broken(&run, "going on: opening gives error %d", -err);
 	for (size_t i = 0; !err && i < sizeof(ops) / sizeof(ops[0]); i++) {
 		err = kv_run_op(&run, &ops[i]);
-		if (err == 1 || (err == -ENOSPC && plan->full_ok))
+		if (err == 1 || (refused(err) && plan->full_ok))
 			err = 0;
 		if (err && err != -EPROTO)
 			err = kv_broken(&run, "going on: %s gives error %d", kv_action_name(ops[i].action), -err);
@@ -375,7 +381,7 @@ int kv_crash_plan(struct kv_crash *c, const struct kv_plan *plan)
 		if (i == plan->first && !plan->opening)
 			from = simdev_ops(disk);
 		err = kv_run_op(&run, &plan->ops[i]);
-		if (err == -ENOSPC && plan->full_ok) {
+		if (refused(err) && plan->full_ok) {
 			c->full++;
 			err = plan->idle_ends;
 		}

@@ -41,7 +41,7 @@ struct kv_plan {
 	bool opening;
 	bool shuffle; /* transfers complete in any order */
 	bool idle_ends; /* an operation that has nothing to do ends it: the shorter plan is as good */
-	bool full_ok;	/* -ENOSPC is no failure */
+	bool full_ok;	/* -ENOSPC and -EFBIG are no failures */
 	uint64_t seed;
 };
 

@@ -157,7 +157,8 @@ static int collect_edges(struct batch *b, size_t *ret_n)
 		e[n++] = (struct edge){ .addr = b->replay_taken.at[i].addr, .taken = 1 };
 		e[n++] = (struct edge){ .addr = b->replay_taken.at[i].addr + b->replay_taken.at[i].blocks, .taken = -1 };
 	}
-	qsort(e, n, sizeof(*e), edge_cmp);
+	if (n)
+		qsort(e, n, sizeof(*e), edge_cmp);
 	*ret_n = n;
 	return 0;
 }
@@ -414,7 +415,8 @@ static int records_to_changes(struct refs *r, const struct shared_record *rec, s
 		if (r->changes[i].op)
 			r->changes[kept++] = r->changes[i];
 	r->n_changes = kept;
-	qsort(r->changes, kept, sizeof(*r->changes), change_cmp);
+	if (kept)
+		qsort(r->changes, kept, sizeof(*r->changes), change_cmp);
 	return 0;
 }
 

@@ -25,15 +25,8 @@
 
 #include "btree/err.h"
 #include "btree/mem.h"
-#include "wal/store_int.h"
+#include "wal/snapshot_int.h"
 #include "wal/system_format.h"
-
-struct snapshot {
-	uint64_t id, gen, parent, dead_list, created, claims;
-	struct root root;
-	uint32_t flags;
-	char name[SNAPSHOT_NAME_MAX + 1];
-};
 
 /* ---- items ---- */
 
@@ -76,17 +69,17 @@ const struct record_table system_records = {
 	},
 };
 
-static struct key snapshot_key(uint64_t id)
+struct key snapshot_key(uint64_t id)
 {
 	return key_make(0, SYSTEM_SNAPSHOT, id);
 }
 
-static struct key dead_key(uint64_t list, uint64_t addr)
+struct key dead_key(uint64_t list, uint64_t addr)
 {
 	return key_make(list, SYSTEM_DEAD, addr);
 }
 
-static void decode(struct snapshot *sn, uint64_t id, const struct disk_snapshot *d)
+static void snapshot_decode(struct snapshot *sn, uint64_t id, const struct disk_snapshot *d)
 {
 	*sn = (struct snapshot){
 		.id = id,
@@ -101,7 +94,7 @@ static void decode(struct snapshot *sn, uint64_t id, const struct disk_snapshot 
 	memcpy(sn->name, d + 1, d->name_len);
 }
 
-static int put_snapshot(struct batch *b, const struct snapshot *sn)
+int snapshot_put(struct batch *b, const struct snapshot *sn)
 {
 	uint8_t buf[sizeof(struct disk_snapshot) + SNAPSHOT_NAME_MAX];
 	struct disk_snapshot d = {
@@ -123,7 +116,7 @@ static int put_snapshot(struct batch *b, const struct snapshot *sn)
 	return batch_put(b, snapshot_key(sn->id), buf, sizeof(d) + d.name_len);
 }
 
-static int put_live(struct batch *b, uint64_t parent, uint64_t dead_list, uint64_t next_id)
+int snapshot_put_live(struct batch *b, uint64_t parent, uint64_t dead_list, uint64_t next_id)
 {
 	struct disk_live d = { le64_put(parent), le64_put(dead_list), le64_put(next_id) };
 
@@ -174,30 +167,25 @@ int system_each(struct store *s, struct key from, struct key to,
 	return err > 0 ? 0 : err;
 }
 
-struct all {
-	struct snapshot *at;
-	size_t n, cap;
-};
-
 static int add_snapshot(void *arg, struct key key, const void *val, size_t len)
 {
-	struct all *a = arg;
+	struct snapshots *a = arg;
 
 	(void)len;
 	if (mem_grow((void **)&a->at, &a->cap, a->n + 1, sizeof(*a->at)))
 		return -ENOMEM;
-	decode(&a->at[a->n++], key.off, val);
+	snapshot_decode(&a->at[a->n++], key.off, val);
 	return 0;
 }
 
 /* All of them, in order of their ids. The caller frees a->at. */
-static int read_all(struct store *s, struct all *a)
+int snapshots_read(struct store *s, struct snapshots *a)
 {
-	*a = (struct all){ 0 };
+	*a = (struct snapshots){ 0 };
 	return system_each(s, snapshot_key(0), snapshot_key(UINT64_MAX), add_snapshot, a);
 }
 
-static struct snapshot *by_id(const struct all *a, uint64_t id)
+struct snapshot *snapshot_by_id(const struct snapshots *a, uint64_t id)
 {
 	for (size_t i = 0; id && i < a->n; i++)
 		if (a->at[i].id == id)
@@ -205,7 +193,7 @@ static struct snapshot *by_id(const struct all *a, uint64_t id)
 	return NULL;
 }
 
-static struct snapshot *by_name(const struct all *a, const char *name)
+static struct snapshot *snapshot_by_name(const struct snapshots *a, const char *name)
 {
 	for (size_t i = 0; i < a->n; i++)
 		if (!(a->at[i].flags & (SNAPSHOT_DYING | SNAPSHOT_HIDDEN)) && !strcmp(a->at[i].name, name))
@@ -213,21 +201,21 @@ static struct snapshot *by_name(const struct all *a, const char *name)
 	return NULL;
 }
 
-static uint64_t gen_of(const struct all *a, uint64_t id)
+uint64_t snapshot_gen(const struct snapshots *a, uint64_t id)
 {
-	const struct snapshot *sn = by_id(a, id);
+	const struct snapshot *sn = snapshot_by_id(a, id);
 
 	return sn ? sn->gen : 0;
 }
 
 /* The generation up to which live's blocks are held by a snapshot: its parent's, or, where that one is dying, what the
  * parent of the deleted one will be. */
-static uint64_t effective_parent_gen(const struct all *a, uint64_t id)
+static uint64_t effective_parent_gen(const struct snapshots *a, uint64_t id)
 {
-	const struct snapshot *sn = by_id(a, id);
+	const struct snapshot *sn = snapshot_by_id(a, id);
 
 	while (sn && sn->flags & SNAPSHOT_DYING)
-		sn = by_id(a, sn->parent);
+		sn = snapshot_by_id(a, sn->parent);
 	return sn ? sn->gen : 0;
 }
 
@@ -246,7 +234,7 @@ static int load_live(void *arg, struct key key, const void *val, size_t len)
 
 int snapshot_load(struct store *s)
 {
-	struct all a;
+	struct snapshots a;
 	int err;
 
 	s->parent = 0;
@@ -254,12 +242,12 @@ int snapshot_load(struct store *s)
 	s->next_id = 2;
 	err = system_each(s, key_make(0, SYSTEM_LIVE, 0), key_make(0, SYSTEM_LIVE, 1), load_live, s);
 	if (!err)
-		err = read_all(s, &a);
+		err = snapshots_read(s, &a);
 	if (err)
 		return err;
 	s->parent_gen = effective_parent_gen(&a, s->parent);
-	s->parent_dying = by_id(&a, s->parent) && by_id(&a, s->parent)->flags & SNAPSHOT_DYING;
-	if (s->parent && !by_id(&a, s->parent))
+	s->parent_dying = snapshot_by_id(&a, s->parent) && snapshot_by_id(&a, s->parent)->flags & SNAPSHOT_DYING;
+	if (s->parent && !snapshot_by_id(&a, s->parent))
 		err = corrupt("live item", s->parent, "snapshot that live derives from is not there", s->parent, 0);
 	mem_free(a.at);
 	return err;
@@ -284,8 +272,8 @@ static int create_prepare(struct store *s, struct batch *b, void *arg)
 	c->sn.parent = s->parent;
 	c->sn.dead_list = s->dead_list;
 	c->sn.claims = (uint64_t)atomic_load(&s->claims);
-	err = put_snapshot(b, &c->sn);
-	return err ? err : put_live(b, c->sn.id, c->list, s->next_id + 2);
+	err = snapshot_put(b, &c->sn);
+	return err ? err : snapshot_put_live(b, c->sn.id, c->list, s->next_id + 2);
 }
 
 static void create_frozen(struct store *s, void *arg)
@@ -314,7 +302,7 @@ int snapshot_create(struct store *s, const char *name, uint64_t *ret_id)
 {
 	static const struct freeze_ops ops = { create_prepare, create_frozen };
 	struct create c = { 0 };
-	struct all a = { 0 };
+	struct snapshots a = { 0 };
 	int err = check_name(name);
 
 	if (err)
@@ -324,8 +312,8 @@ int snapshot_create(struct store *s, const char *name, uint64_t *ret_id)
 	pthread_mutex_lock(&s->snapshot_lock);
 	err = s->opt.read_only ? -EROFS : finish_dying(s);
 	if (!err)
-		err = read_all(s, &a);
-	if (!err && by_name(&a, name))
+		err = snapshots_read(s, &a);
+	if (!err && snapshot_by_name(&a, name))
 		err = -EEXIST;
 	if (!err)
 		err = checkpoint_run(s, CHECKPOINT_BOTH, &ops, &c);
@@ -338,8 +326,8 @@ int snapshot_create(struct store *s, const char *name, uint64_t *ret_id)
 
 int snapshot_list(struct store *s, int (*each)(void *arg, const struct snapshot_info *), void *arg)
 {
-	struct all a;
-	int err = read_all(s, &a);
+	struct snapshots a;
+	int err = snapshots_read(s, &a);
 
 	for (size_t i = 0; !err && i < a.n; i++) {
 		const struct snapshot *sn = &a.at[i];
@@ -363,12 +351,12 @@ int snapshot_open(struct store *s, const char *name, struct view **ret)
 {
 	struct snapshot *sn;
 	struct view *v = NULL;
-	struct all a;
+	struct snapshots a;
 	int err;
 
 	pthread_mutex_lock(&s->snapshot_lock);
-	err = read_all(s, &a);
-	sn = err ? NULL : by_name(&a, name);
+	err = snapshots_read(s, &a);
+	sn = err ? NULL : snapshot_by_name(&a, name);
 	if (!err && !sn)
 		err = -ENOENT;
 	if (!err) {
@@ -395,366 +383,6 @@ int snapshot_open(struct store *s, const char *name, struct view **ret)
 
 /* ---- deleting ---- */
 
-/* Changes of the line: one snapshot's item, another's, and live's. */
-struct edit {
-	struct snapshot put[2];
-	unsigned n_put;
-	uint64_t del; /* id, or 0 */
-	bool live;    /* live's item and effective parent change */
-	uint64_t live_parent, live_parent_gen;
-};
-
-static int edit_prepare(struct store *s, struct batch *b, void *arg)
-{
-	const struct edit *e = arg;
-	int err = 0;
-
-	for (unsigned i = 0; !err && i < e->n_put; i++)
-		err = put_snapshot(b, &e->put[i]);
-	if (!err && e->del)
-		err = batch_del(b, snapshot_key(e->del));
-	if (!err && e->live)
-		err = put_live(b, e->live_parent, s->dead_list, s->next_id);
-	return err;
-}
-
-static void edit_frozen(struct store *s, void *arg)
-{
-	const struct edit *e = arg;
-
-	if (!e->live)
-		return;
-	s->parent_dying = !e->del;
-	s->parent = e->live_parent;
-	s->parent_gen = e->live_parent_gen;
-}
-
-static const struct freeze_ops edit_ops = { edit_prepare, edit_frozen };
-
-/*
- * One step through a dead list, under live's lock: takes up to STEP items from `at` on. Those born after `parent_gen` are
- * freed (when `free`); the others go to list `to`, or, where to is `list` itself, stay.
- */
-#define STEP 64u
-
-struct step {
-	uint64_t list, to, parent_gen;
-	bool free;
-	struct key at;
-	struct ref_range found[STEP];
-	unsigned n;
-	bool end;
-};
-
-/* Reads the step's items; the lock is held, so what is returned stays true. */
-static int step_read(struct store *s, struct step *st, struct miss *miss)
-{
-	struct cursor c;
-	int err;
-
-	st->n = 0;
-	st->end = false;
-	err = cursor_init(&c, s->cache, TREE_SYSTEM, true);
-	if (err)
-		return err;
-	for (struct key at = st->at; !st->end && st->n < STEP;) {
-		const struct disk_dead *d;
-		struct key key;
-		size_t len;
-
-		err = cursor_seek(&c, &s->system.root, at, miss);
-		if (err < 0)
-			break;
-		while (!err && st->n < STEP && !(err = cursor_item(&c, &key, (const void **)&d, &len))) {
-			if (key.obj != dead_key(st->list, 0).obj) {
-				st->end = true;
-				break;
-			}
-			st->found[st->n++] = (struct ref_range){ key.off, le32_get(d->blocks), le64_get(d->birth) };
-		}
-		if (err == 1) {
-			if (c.last)
-				st->end = true;
-			at = c.next;
-		}
-		err = 0;
-	}
-	cursor_release(&c);
-	return err;
-}
-
-static int step_collect(struct batch *b, struct step *st)
-{
-	int err = 0;
-
-	for (unsigned i = 0; !err && i < st->n; i++) {
-		const struct ref_range *x = &st->found[i];
-		struct disk_dead d = { le64_put(x->birth), le32_put(x->blocks), le32_put(0) };
-		bool freed = st->free && x->birth > st->parent_gen;
-
-		if (!freed && st->to == st->list)
-			continue;
-		err = batch_del(b, dead_key(st->list, x->addr));
-		if (!err && !freed && st->to)
-			err = batch_put(b, dead_key(st->to, x->addr), &d, sizeof(d));
-	}
-	return err;
-}
-
-static void step_free(struct batch *b, const struct step *st)
-{
-	for (unsigned i = 0; i < st->n; i++)
-		if (st->free && st->found[i].birth > st->parent_gen)
-			reclaim_from_snapshot(b, st->found[i].addr, st->found[i].blocks, st->found[i].birth);
-}
-
-/* Runs a list through, in steps, each of them one batch of the system tree. */
-static int run_list(struct store *s, struct step *st)
-{
-	struct batch *b;
-	int err;
-
-	err = batch_open_system(s, &b);
-	st->at = dead_key(st->list, 0);
-	st->end = false;
-	while (!err && !st->end) {
-		err = batch_lock(b);
-		if (err)
-			break;
-		err = step_read(s, st, batch_miss(b));
-		if (err == -EAGAIN)
-			err = batch_fault(b);
-		if (!err)
-			err = step_collect(b, st);
-		b->n_extra = st->n;
-		if (err) {
-			batch_cancel(b);
-		} else if (!(err = batch_prepare(b))) {
-			batch_apply(b);
-			step_free(b, st);
-			if (st->n)
-				st->at = dead_key(st->list, st->found[st->n - 1].addr + 1);
-			batch_finish(b);
-		}
-		if (err == -EAGAIN)
-			err = 0;
-	}
-	batch_close(b);
-	return err;
-}
-
-struct leaf {
-	struct store *s;
-	uint64_t parent_gen;
-	struct ref_range *runs;
-	size_t n, cap;
-};
-
-static int leaf_add(struct leaf *l, uint64_t addr, uint32_t blocks, uint64_t birth)
-{
-	if (!addr)
-		return 0;
-	if (mem_grow((void **)&l->runs, &l->cap, l->n + 1, sizeof(*l->runs)))
-		return -ENOMEM;
-	l->runs[l->n++] = (struct ref_range){ addr, blocks, birth };
-	return 0;
-}
-
-static int leaf_ref(void *arg, struct ref ref, unsigned level)
-{
-	struct leaf *l = arg;
-	uint32_t nb = l->s->super.node_size / BLOCK_SIZE;
-	int err;
-
-	(void)level;
-	if (ref.gen <= l->parent_gen)
-		return 1;
-	err = leaf_add(l, ref.addr, nb, ref.gen);
-	return err ? err : leaf_add(l, ref.copy, nb, ref.gen);
-}
-
-static int leaf_item(void *arg, struct key key, const void *val, size_t len)
-{
-	struct leaf *l = arg;
-	struct extent x;
-
-	if (!record_extent(&l->s->files_table, key, val, len, &x) || x.birth <= l->parent_gen)
-		return 0;
-	return leaf_add(l, x.addr, x.blocks, x.birth);
-}
-
-static int range_cmp(const void *pa, const void *pb)
-{
-	const struct ref_range *a = pa, *b = pb;
-
-	return (a->addr > b->addr) - (a->addr < b->addr);
-}
-
-/* Sorted and without overlaps: each block once. */
-static void make_disjoint(struct leaf *l)
-{
-	uint64_t done = 0;
-	size_t n = 0;
-
-	if (l->n)
-		qsort(l->runs, l->n, sizeof(*l->runs), range_cmp);
-	for (size_t i = 0; i < l->n; i++) {
-		struct ref_range x = l->runs[i];
-		uint64_t end = x.addr + x.blocks;
-
-		if (x.addr < done)
-			x.addr = done;
-		if (x.addr >= end)
-			continue;
-		x.blocks = (uint32_t)(end - x.addr);
-		l->runs[n++] = x;
-		done = end;
-	}
-	l->n = n;
-}
-
-/*
- * A dying snapshot without children: what was born after its parent is its alone. All of it is released together with
- * its item, in one hold of the lock, because a walk cannot be taken up again in a tree that is half freed.
- */
-static int free_leaf(struct store *s, const struct snapshot *sn, uint64_t parent_gen)
-{
-	static const struct walk_ops ops = { .ref = leaf_ref, .item = leaf_item };
-	struct step drop = { .list = sn->dead_list };
-	struct leaf l = { .s = s, .parent_gen = parent_gen };
-	struct batch *b = NULL;
-	int err;
-
-	err = run_list(s, &drop); /* its list only says what it has not: those blocks are the parent's */
-	if (!err)
-		err = tree_walk(s->cache, TREE_FILES, &sn->root, &ops, &l);
-	if (!err)
-		err = batch_open_system(s, &b);
-	make_disjoint(&l);
-	while (!err) {
-		err = batch_lock(b);
-		if (err)
-			break;
-		err = batch_del(b, snapshot_key(sn->id));
-		b->n_extra = l.n;
-		if (err) {
-			batch_cancel(b);
-			break;
-		}
-		err = batch_prepare(b);
-		if (err == -EAGAIN) {
-			err = 0;
-			continue;
-		}
-		if (err)
-			break;
-		batch_apply(b);
-		for (size_t i = 0; i < l.n; i++)
-			reclaim_from_snapshot(b, l.runs[i].addr, l.runs[i].blocks, l.runs[i].birth);
-		batch_finish(b);
-		break;
-	}
-	batch_close(b);
-	mem_free(l.runs);
-	return err;
-}
-
-/* The one child of a snapshot: another snapshot, or live (*ret NULL). Returns how many there are. */
-static unsigned children(struct store *s, const struct all *a, uint64_t id, struct snapshot **ret)
-{
-	unsigned n = s->parent == id;
-
-	*ret = NULL;
-	for (size_t i = 0; i < a->n; i++)
-		if (a->at[i].parent == id) {
-			n++;
-			*ret = &a->at[i];
-		}
-	return n;
-}
-
-/* Takes a snapshot out for good; it is dying already. Its lists are worked off, its item goes with a checkpoint. */
-static int finish_delete(struct store *s, const struct all *a, struct snapshot *sn)
-{
-	uint64_t parent_gen = gen_of(a, sn->parent);
-	struct snapshot *child;
-	struct edit e = { .del = sn->id };
-	struct step st;
-	int err;
-
-	if (!children(s, a, sn->id, &child)) {
-		err = free_leaf(s, sn, parent_gen);
-		return err ? err : checkpoint_run(s, CHECKPOINT_BOTH, NULL, NULL);
-	}
-	if (!child) {
-		err = reclaim_drain_dead(s, 0);
-		if (err)
-			return err;
-	}
-	st = (struct step){ .list = child ? child->dead_list : s->dead_list, .parent_gen = parent_gen, .free = true };
-	st.to = st.list;
-	err = run_list(s, &st);
-	if (err)
-		return err;
-	st.to = st.list;
-	st.list = sn->dead_list;
-	st.free = false;
-	err = run_list(s, &st);
-	if (err)
-		return err;
-	if (child) {
-		e.put[e.n_put] = *child;
-		e.put[e.n_put++].parent = sn->parent;
-	} else {
-		e.live = true;
-		e.live_parent = sn->parent;
-		e.live_parent_gen = parent_gen;
-	}
-	return checkpoint_run(s, CHECKPOINT_BOTH, &edit_ops, &e);
-}
-
-/* Marks and takes out; then the parent, if it was hidden and only waited for this. */
-static int delete_snapshot(struct store *s, uint64_t id)
-{
-	int err = 0;
-
-	while (!err && id) {
-		struct edit e = { 0 };
-		struct snapshot *sn, *child;
-		struct all a;
-		uint64_t parent;
-		unsigned n;
-
-		err = read_all(s, &a);
-		sn = err ? NULL : by_id(&a, id);
-		if (!sn) {
-			mem_free(a.at);
-			return err;
-		}
-		parent = sn->parent;
-		n = children(s, &a, id, &child);
-		if (!(sn->flags & SNAPSHOT_DYING)) {
-			sn->flags |= n > 1 ? SNAPSHOT_HIDDEN : SNAPSHOT_DYING;
-			e.put[e.n_put++] = *sn;
-			e.live = s->parent == id && n == 1;
-			e.live_parent = id;
-			e.live_parent_gen = gen_of(&a, sn->parent);
-			err = checkpoint_run(s, CHECKPOINT_BOTH, &edit_ops, &e);
-		}
-		if (!err && n <= 1)
-			err = finish_delete(s, &a, sn);
-		mem_free(a.at);
-		if (err || n > 1)
-			return err;
-
-		err = read_all(s, &a);
-		sn = err ? NULL : by_id(&a, parent);
-		id = sn && sn->flags & SNAPSHOT_HIDDEN && children(s, &a, parent, &child) <= 1 ? parent : 0;
-		mem_free(a.at);
-	}
-	return err;
-}
-
 static bool is_open(struct store *s, uint64_t id)
 {
 	struct view *v;
@@ -770,16 +398,16 @@ static bool is_open(struct store *s, uint64_t id)
 int snapshot_delete(struct store *s, const char *name)
 {
 	struct snapshot *sn;
-	struct all a;
+	struct snapshots a;
 	int err;
 
 	pthread_mutex_lock(&s->snapshot_lock);
 	err = s->opt.read_only ? -EROFS : finish_dying(s);
 	if (!err)
-		err = read_all(s, &a);
+		err = snapshots_read(s, &a);
 	if (!err) {
-		sn = by_name(&a, name);
-		err = !sn ? -ENOENT : is_open(s, sn->id) ? -EBUSY : delete_snapshot(s, sn->id);
+		sn = snapshot_by_name(&a, name);
+		err = !sn ? -ENOENT : is_open(s, sn->id) ? -EBUSY : snapshot_take_out(s, sn->id);
 		mem_free(a.at);
 	}
 	pthread_mutex_unlock(&s->snapshot_lock);
@@ -797,17 +425,17 @@ static int finish_dying(struct store *s)
 	for (;;) {
 		struct snapshot *child;
 		uint64_t id = 0;
-		struct all a;
+		struct snapshots a;
 
-		err = read_all(s, &a);
+		err = snapshots_read(s, &a);
 		for (size_t i = 0; !err && i < a.n; i++)
 			if (a.at[i].flags & SNAPSHOT_DYING ||
-			    (a.at[i].flags & SNAPSHOT_HIDDEN && children(s, &a, a.at[i].id, &child) <= 1))
+			    (a.at[i].flags & SNAPSHOT_HIDDEN && snapshot_children(s, &a, a.at[i].id, &child) <= 1))
 				id = a.at[i].id;
 		mem_free(a.at);
 		if (err || !id)
 			return err;
-		err = delete_snapshot(s, id);
+		err = snapshot_take_out(s, id);
 		if (err)
 			return err;
 	}
@@ -846,8 +474,8 @@ static int rollback_prepare(struct store *s, struct batch *b, void *arg)
 		.flags = SNAPSHOT_DYING,
 	};
 	r->list = s->next_id + 1;
-	err = put_snapshot(b, &r->old);
-	return err ? err : put_live(b, r->target.id, r->list, s->next_id + 2);
+	err = snapshot_put(b, &r->old);
+	return err ? err : snapshot_put_live(b, r->target.id, r->list, s->next_id + 2);
 }
 
 static void rollback_frozen(struct store *s, void *arg)
@@ -890,16 +518,16 @@ int snapshot_rollback(struct store *s, const char *name)
 	static const struct freeze_ops ops = { rollback_prepare, rollback_frozen };
 	struct rollback r = { 0 };
 	struct snapshot *sn;
-	struct all a;
+	struct snapshots a;
 	int err;
 
 	pthread_mutex_lock(&s->snapshot_lock);
 	err = s->opt.read_only ? -EROFS : finish_dying(s);
 	if (!err)
-		err = read_all(s, &a);
+		err = snapshots_read(s, &a);
 	if (err)
 		goto out;
-	sn = by_name(&a, name);
+	sn = snapshot_by_name(&a, name);
 	if (sn)
 		r.target = *sn;
 	mem_free(a.at);
@@ -911,7 +539,7 @@ int snapshot_rollback(struct store *s, const char *name)
 	err = checkpoint_run(s, CHECKPOINT_BOTH | CHECKPOINT_HOLD, &ops, &r);
 	if (!err) {
 		end_all_txns(s, r.old.gen); /* those begun meanwhile */
-		err = delete_snapshot(s, r.old.id);
+		err = snapshot_take_out(s, r.old.id);
 	}
 out:
 	pthread_mutex_unlock(&s->snapshot_lock);

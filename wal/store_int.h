@@ -11,7 +11,7 @@
  *	checkpoint.c	making a frozen root durable
  *	recover.c	replay
  *	merge.c		a transaction's commit
- *	snapshot.c	snapshots and their dead lists
+ *	snapshot*.c	snapshots and their dead lists
  *	check.c		the structural check
  *
  * Lock order, outermost first:

@@ -453,7 +453,8 @@ static int view_lookup(struct view *v, struct key key, bool floor, struct key *r
 			err = floor ? tree_floor(s->cache, &v->tree.root, v->tree.id, key, ret_key, &val, &len, &miss) :
 				      tree_get(s->cache, &v->tree.root, v->tree.id, key, &val, &len, &miss);
 		if (!err) {
-			memcpy(buf, val, len < cap ? len : cap);
+			if (cap)
+				memcpy(buf, val, len < cap ? len : cap);
 			*ret_len = len;
 		}
 		if (changeable(v))

@@ -87,7 +87,7 @@ static void change(struct node *n, uint64_t seed)
 {
 	static const uint8_t zeros[NODE_SIZE_MAX];
 	static uint8_t again[NODE_SIZE_MAX];
-	const struct disk_ref some = ref_put((struct ref){ UINT64_MAX, 0, 1 });
+	const struct disk_ref some = ref_put((struct ref){ n->addr == 1 ? 2 : 1, 0, 1 });
 	struct rng rng;
 
 	rng_seed(&rng, seed);

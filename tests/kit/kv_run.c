@@ -489,6 +489,10 @@ static int op_txn_commit(struct kv_run *r, const struct kv_op *op)
 		kvmap_unref(result);
 		return 1;
 	}
+	if ((err == 0 && verdict == KV_CONFLICT) || (err == -ETXNCONFLICT && verdict == KV_TAKEN)) {
+		kvmap_print_diff(stdout, "base", t->base, "transaction", t->mine, 20);
+		kvmap_print_diff(stdout, "base", t->base, "live", model_now(&r->model)->live, 20);
+	}
 	if (err == 0 && verdict == KV_CONFLICT) {
 		kvmap_unref(result);
 		return kv_broken(r, "a conflicting transaction was committed");
@@ -512,7 +516,8 @@ static int op_txn_commit(struct kv_run *r, const struct kv_op *op)
 	w->live = result;
 	if (err)
 		return err;
-	if (!opt.no_sync)
+	/* A commit that changes nothing is no operation of live's, and promises nothing for those before. */
+	if (!opt.no_sync && !kvmap_equal(w->live, r->model.world[r->model.n - 2].live))
 		model_settle(&r->model);
 	end_txn(t);
 	return 0;

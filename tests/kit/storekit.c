@@ -295,8 +295,9 @@ uint32_t storekit_read(struct view *v, uint64_t ino)
 	assert_non_null(data);
 	must(scan_open(v, storekit_file(ino, 0), storekit_file(ino, UINT64_MAX), &sc));
 	while (!(err = scan_next(sc, &key, &val, &len))) {
-		const struct kv_extent_val *x = val;
 		uint32_t n = kv_extent_blocks(val);
+		uint64_t copy[KV_VALUE_MAX / 8 + 1]; /* aligned */
+		const struct kv_extent_val *x = memcpy(copy, val, len);
 
 		if (kv_extent_is_claim(val))
 			continue;
@@ -312,7 +313,7 @@ uint32_t storekit_read(struct view *v, uint64_t ino)
 
 struct extent storekit_where(struct view *v, uint64_t ino, uint64_t off)
 {
-	uint8_t val[KV_VALUE_MAX];
+	uint64_t val[KV_VALUE_MAX / 8 + 1];
 	const struct kv_extent_val *x = (const void *)val;
 	size_t len;
 

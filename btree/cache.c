@@ -186,7 +186,10 @@ static size_t evict(struct cache *c, size_t want, size_t look)
 	uint64_t stamp;
 
 	TAILQ_INIT(&batch);
-	for (; look && got < want && c->n_in; look--) {
+	/* Do not go round and round over what is dirty all. */
+	if (c->n_in <= cache_dirty(c))
+		return 0;
+	for (; look && got < want; look--) {
 		unsigned state;
 
 		n = frame_at(c, c->hand);

@@ -590,10 +590,25 @@ fix:
 	return i;
 }
 
+/* What of T2 and T5 can be seen at a glance. */
+static void assert_valid(const struct tree *t)
+{
+#ifndef NDEBUG
+	assert(t->root.levels <= NODE_LEVELS_MAX);
+	assert((t->root.levels == 0) == (t->root.ref.addr == 0));
+	assert(t->root.ref.gen <= t->gen);
+	assert((t->dirty_nodes == 0) == TAILQ_EMPTY(&t->dirty));
+#else
+	(void)t;
+#endif
+}
+
 void tree_apply(struct tree *t, struct tree_plan *p)
 {
 	struct apply a = { .tree = t, .plan = p, .from = KEY_MIN };
 	size_t i = 0;
+
+	assert_valid(t);
 
 	p->n_released = 0;
 	assert(p->supply >= p->need && p->n_released_max >= p->need_released);
@@ -610,4 +625,5 @@ void tree_apply(struct tree *t, struct tree_plan *p)
 	}
 	if (a.lost)
 		tree_collapse(&a);
+	assert_valid(t);
 }

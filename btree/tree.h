@@ -81,8 +81,9 @@ struct change {
 struct released {
 	struct ref ref;
 	struct node *node; /* if it was born in this tree, is dirty and neither sealed nor NODE_CHECKPOINT: the node, off the
-			      dirty list; it is the caller's now: keep it for an older root, or cache_kill it. Else
-			      NULL: it is clean, or another tree's, or owned by who writes it. */
+			      dirty list; it is the caller's now: keep it for an older root, or cache_kill it (always
+			      if ref.gen is the tree's present generation: then no other root reaches it, and it may
+			      be empty, which cannot be written). Else NULL: it is clean, or another tree's, or owned by who writes it. */
 };
 
 struct tree_plan {

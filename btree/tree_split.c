@@ -250,6 +250,7 @@ static void merge(struct apply *a, unsigned level)
 		return;
 	}
 	apply_release(a, s);
+	assert(node_used(n) <= 3 * node_quarter(n->size));
 	node_assert_valid(n);
 	node_assert_valid(parent);
 }

@@ -57,6 +57,7 @@ void batch_reset(struct batch *b)
 	b->n_runs = b->n_raises = 0;
 	b->data_blocks = 0;
 	b->n_draining = 0;
+	b->scarce = false;
 	b->n_extra = 0;
 	refs_reset(&b->refs);
 }

@@ -119,7 +119,7 @@ static void apply_extents(struct batch *b, uint64_t gen)
 		if (batch_is_live(b)) {
 			reclaim_extent(b, x->addr, x->blocks, x->birth);
 		} else if (x->birth > b->view->base_gen) {
-			data_drop(s->data, x->addr, x->blocks);
+			reclaim_drop_data(s, x->addr, x->blocks);
 			private_event(b, x->addr, x->blocks);
 		}
 	}

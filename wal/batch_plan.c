@@ -41,8 +41,23 @@ static size_t dirty_max(struct store *s)
 	return cache_frames(s->cache) / 8 * 7;
 }
 
-/* Nodes and addresses for `want` new nodes. No locks held. */
-static int supply_fill(struct batch *b, size_t want)
+/*
+ * Replay on a full device. A plan's need is a bound; when the batch was applied first, what it did not use of it was used
+ * afterwards, by data that is marked as used already. So there may be less than the bound now, but not less than what it
+ * takes, as the batch has been applied once with no more. Takes all there is, at most n.
+ */
+static size_t take_all(struct batch *b, struct node_addr *na, size_t n)
+{
+	size_t got = 0;
+
+	while (got < n && !supply_nodes(b->store, b->class, &na[got], 1))
+		got++;
+	return got;
+}
+
+/* Nodes and addresses for `want` new nodes. No locks held. guess: no plan has asked for them yet, so a full device is not
+ * an error, nor reason to make room. */
+static int supply_fill(struct batch *b, size_t want, bool guess)
 {
 	struct store *s = b->store;
 	struct tree_plan *p = &b->plan;
@@ -81,11 +96,19 @@ static int supply_fill(struct batch *b, size_t want)
 		if (!err)
 			err = cache_reserve(s->cache, p->frames + p->supply, n);
 	}
+	if (err == -EBUSY)
+		err = -EFBIG; /* what it has loaded and what it wants do not fit together */
 	if (err)
 		goto out;
-	for (unsigned tries = 0;; tries++) {
+	if (b->replay && supply_nodes(s, b->class, na, n)) {
+		n = take_all(b, na, n);
+		cache_unreserve(s->cache, p->frames + p->supply + n, want - p->supply - n);
+		b->scarce = true;
+		goto taken;
+	}
+	for (unsigned tries = 0; !b->replay; tries++) {
 		err = supply_nodes(s, b->class, na, n);
-		if (err != -ENOSPC)
+		if (err != -ENOSPC || guess)
 			break;
 		/* The checkpoint itself must not wait for a checkpoint. */
 		err = b->class == SUPPLY_SYSTEM ? -ENOSPC : make_room(s, b->class, tries);
@@ -94,8 +117,11 @@ static int supply_fill(struct batch *b, size_t want)
 	}
 	if (err) {
 		cache_unreserve(s->cache, p->frames + p->supply, n);
+		if (err == -ENOSPC && guess)
+			err = 0;
 		goto out;
 	}
+taken:
 	for (size_t i = 0; i < n; i++) {
 		p->addrs[p->supply + i] = na[n - 1 - i].addr; /* taken from the end: ascending */
 		p->copies[p->supply + i] = na[n - 1 - i].copy;
@@ -103,6 +129,16 @@ static int supply_fill(struct batch *b, size_t want)
 	p->supply += n;
 out:
 	mem_free(na);
+	return err;
+}
+
+/* As many as the last plan lacked. What cannot be had is not asked for again: the batch may be used for a smaller one. */
+static int supply_wanted(struct batch *b, bool guess)
+{
+	int err = supply_fill(b, guess && b->nodes_wanted < 8 ? 8 : b->nodes_wanted, guess);
+
+	if (err)
+		b->nodes_wanted = 0;
 	return err;
 }
 
@@ -127,7 +163,7 @@ static int get_ready(struct batch *b)
 				return err;
 		}
 	}
-	return supply_fill(b, b->nodes_wanted < 8 ? 8 : b->nodes_wanted);
+	return supply_wanted(b, true);
 }
 
 /* ---- planning ---- */
@@ -135,9 +171,10 @@ static int get_ready(struct batch *b)
 int batch_lock(struct batch *b)
 {
 	struct view *v = b->view;
-	int err, state;
+	int err, state = atomic_load(&v->state);
 
-	err = get_ready(b);
+	/* An ended transaction hears that, and not what else is wrong. */
+	err = state == VIEW_STALE ? -ESTALE : get_ready(b);
 	if (err) {
 		batch_cancel(b);
 		return err;
@@ -346,12 +383,14 @@ static int plan(struct batch *b, enum lack *what)
 			return -ENOSPC;
 	}
 	*what = LACK_SUPPLY;
+	if (b->replay && b->scarce && b->plan.need > b->plan.supply)
+		b->plan.need = b->plan.supply;
 	if (b->plan.need > b->plan.supply) {
-		b->nodes_wanted = b->plan.need + 4;
+		b->nodes_wanted = b->plan.need;
 		return -EAGAIN;
 	}
 	if (n && n->n_coll && n->plan.need > n->plan.supply) {
-		n->nodes_wanted = n->plan.need + 4;
+		n->nodes_wanted = n->plan.need;
 		return -EAGAIN;
 	}
 	err = reserve_memory(b);
@@ -381,9 +420,9 @@ static int fetch(struct batch *b, enum lack what)
 		batch_drop_room(b);
 		return checkpoint_wait(b->store);
 	}
-	err = supply_fill(b, b->nodes_wanted);
+	err = supply_wanted(b, false);
 	if (!err && b->nested)
-		err = supply_fill(b->nested, b->nested->nodes_wanted);
+		err = supply_wanted(b->nested, false);
 	return err;
 }
 

@@ -179,13 +179,18 @@ static int gather_space_events(struct store *s, struct frozen *f, bool held)
 	return f->space_events ? 0 : -ENOMEM;
 }
 
+static void wait_for_memory(void)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+}
+
 /* Memory can be short for a moment; a checkpoint that has frozen must not fail for that. */
 static int patient(int (*step)(struct store *, struct frozen *), struct store *s, struct frozen *f)
 {
 	int err = step(s, f);
 
 	for (unsigned tries = 0; err == -ENOMEM && tries < 10; tries++) {
-		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		wait_for_memory();
 		err = step(s, f);
 	}
 	return err;
@@ -213,6 +218,10 @@ static int write_super(struct store *s, struct frozen *f, unsigned slot)
 	f->super.serial++;
 	f->super.written = s->opt.seed ? 0 : clock_ns();
 	err = super_write(s->bdev, slot, &f->super);
+	for (unsigned tries = 0; err == -ENOMEM && tries < 10; tries++) {
+		wait_for_memory();
+		err = super_write(s->bdev, slot, &f->super);
+	}
 	return err ? err : data_flush(s->data);
 }
 
@@ -342,7 +351,7 @@ int checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops
 	what = "gathering the events of the space map";
 	err = gather_space_events(s, &f, held);
 	for (unsigned tries = 0; err == -ENOMEM && tries < 10; tries++) {
-		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		wait_for_memory();
 		err = gather_space_events(s, &f, held);
 	}
 	if (!err) {

@@ -132,6 +132,16 @@ static void release(struct batch *b, uint64_t addr, uint64_t copy, uint32_t bloc
 	}
 }
 
+/*
+ * Data that nothing refers to any more need not be written. But who has seen the reference, in view_read_begin and _end, may
+ * be about to read it, and memory has the only copy: then it is written as if nothing had happened.
+ */
+void reclaim_drop_data(struct store *s, uint64_t addr, uint64_t blocks)
+{
+	if (epoch_passed(s->reading, epoch_stamp(s->reading)))
+		data_drop(s->data, addr, blocks);
+}
+
 void reclaim_extent(struct batch *b, uint64_t addr, uint32_t blocks, uint64_t birth)
 {
 	struct store *s = b->store;
@@ -139,7 +149,7 @@ void reclaim_extent(struct batch *b, uint64_t addr, uint32_t blocks, uint64_t bi
 
 	/* What no checkpoint and no view refers to need never be written. */
 	if (!pinned && birth > s->frozen_gen)
-		data_drop(s->data, addr, blocks);
+		reclaim_drop_data(s, addr, blocks);
 	release(b, addr, 0, blocks, birth, pinned);
 }
 
@@ -432,6 +442,7 @@ static int hand_back(struct store *s, struct event_list *list, int64_t *freed)
 			e->addr = e->copy;
 			e->copy = 0;
 			atomic_fetch_sub(&s->reclaiming, e->blocks);
+			atomic_fetch_add(&s->reclaimed, e->blocks);
 			*freed += e->blocks;
 			err = space_free(s->space, e->addr, e->blocks);
 		}
@@ -442,6 +453,7 @@ static int hand_back(struct store *s, struct event_list *list, int64_t *freed)
 			return err;
 		}
 		atomic_fetch_sub(&s->reclaiming, event_blocks(e));
+		atomic_fetch_add(&s->reclaimed, event_blocks(e));
 		*freed += (int64_t)event_blocks(e);
 		mem_free(e);
 	}

@@ -50,15 +50,28 @@ static int mark(struct store *s, uint64_t addr, uint32_t blocks, const char *wha
 	return space_mark_used(s->space, addr, blocks);
 }
 
+/* What replay will have to hold at once, found on the way. */
+struct marked {
+	struct store *s;
+	uint64_t changes_max; /* of one record */
+	uint64_t changes;     /* of all */
+};
+
 static int mark_record(void *arg, uint64_t lsn, const struct log_pos *at, const void *rec, size_t len)
 {
-	struct store *s = arg;
+	struct marked *m = arg;
+	struct store *s = m->s;
 	struct batch_record r;
 	int err;
 
 	(void)lsn;
 	(void)at;
 	err = batch_record_read(rec, len, &r);
+	if (!err) {
+		m->changes += r.n_changes;
+		if (r.n_changes > m->changes_max)
+			m->changes_max = r.n_changes;
+	}
 	for (uint32_t i = 0; !err && i < r.n_fresh; i++)
 		err = mark(s, le64_get(r.fresh[i].addr), le32_get(r.fresh[i].blocks), "fresh blocks");
 	/* Where their release is older than the checkpoint, its map has them free. */
@@ -71,7 +84,7 @@ static int mark_record(void *arg, uint64_t lsn, const struct log_pos *at, const 
 
 static int riding_home(void *arg, uint64_t addr, const void *block)
 {
-	struct store *s = arg;
+	struct store *s = ((struct marked *)arg)->s;
 	struct data_run *run;
 	uint32_t sum;
 	void *buf;
@@ -120,6 +133,22 @@ static int replay_record(void *arg, uint64_t lsn, const struct log_pos *at, cons
 	return 0;
 }
 
+/*
+ * A batch that fitted the cache it was applied in must fit at replay: there, every node on its way is copied, none being
+ * dirty yet, and the cache may be smaller than it was. Memory is taken as it is used; afterwards the cache has the size it
+ * was asked to have. Read-only, nothing can be written to make room, so all of the log must fit.
+ */
+#define NODES_A_CHANGE 8u
+
+static int enough_memory(const struct marked *m)
+{
+	struct store *s = m->s;
+	uint64_t changes = s->opt.read_only ? m->changes : m->changes_max;
+	uint64_t bytes = s->opt.cache_bytes + (changes * NODES_A_CHANGE + 64) * s->super.node_size;
+
+	return store_cache_open(s, bytes);
+}
+
 int recover(struct store *s)
 {
 	struct log_scan_options opt = {
@@ -130,6 +159,7 @@ int recover(struct store *s)
 		.pos = { s->super.log_block, s->super.log_seq, s->super.log_lsn },
 		.ignore_damage = s->opt.ignore_log_damage,
 	};
+	struct marked m = { .s = s };
 	struct replay r = { .s = s };
 	struct log_scan *scan = NULL;
 	uint64_t start = clock_ns();
@@ -146,7 +176,9 @@ int recover(struct store *s)
 
 	err = log_scan_open(&opt, &scan);
 	if (!err)
-		err = log_scan_each(scan, mark_record, riding_home, s);
+		err = log_scan_each(scan, mark_record, riding_home, &m);
+	if (!err)
+		err = enough_memory(&m);
 	if (!err)
 		err = batch_open_replay(s, &r.b);
 	if (!err)
@@ -166,6 +198,8 @@ end:
 		err = checkpoint_run(s, CHECKPOINT_BOTH | CHECKPOINT_EPOCH, NULL, NULL);
 	else if (r.records && (err = checkpoint_in_memory(s)) == -ENOSPC)
 		err = 0; /* full: reading goes well without it */
+	if (!err && !s->opt.read_only && r.records)
+		err = store_cache_open(s, s->opt.cache_bytes);
 	s->recovered_us = (clock_ns() - start) / 1000;
 	return err;
 }

@@ -409,6 +409,12 @@ int snapshot_delete(struct store *s, const char *name)
 		sn = snapshot_by_name(&a, name);
 		err = !sn ? -ENOENT : is_open(s, sn->id) ? -EBUSY : snapshot_take_out(s, sn->id);
 		mem_free(a.at);
+		if (err && err != -ENOENT && err != -EBUSY && !store_failed(s) && !snapshots_read(s, &a)) {
+			/* Marked, durably: it is gone for everybody, and the rest is for the next snapshot operation. */
+			if (!snapshot_by_name(&a, name))
+				err = 0;
+			mem_free(a.at);
+		}
 	}
 	pthread_mutex_unlock(&s->snapshot_lock);
 	return err;
@@ -539,7 +545,8 @@ int snapshot_rollback(struct store *s, const char *name)
 	err = checkpoint_run(s, CHECKPOINT_BOTH | CHECKPOINT_HOLD, &ops, &r);
 	if (!err) {
 		end_all_txns(s, r.old.gen); /* those begun meanwhile */
-		err = snapshot_take_out(s, r.old.id);
+		if (snapshot_take_out(s, r.old.id)) /* rolled back it is; the rest is for the next snapshot operation */
+			err = store_failed(s);
 	}
 out:
 	pthread_mutex_unlock(&s->snapshot_lock);

@@ -378,15 +378,28 @@ static void store_free(struct store *s)
 	mem_free(s);
 }
 
-static int open_parts(struct store *s)
+int store_cache_open(struct store *s, size_t bytes)
 {
 	struct cache_options co = {
 		.bdev = s->bdev,
+		.epoch = s->epoch,
 		.node_size = s->super.node_size,
-		.bytes = s->opt.cache_bytes,
+		.bytes = bytes,
 		.records = { [TREE_FILES] = &s->files_table, [TREE_SYSTEM] = &system_records },
 		.mend = !s->opt.read_only,
 	};
+	struct cache *new;
+	int err = cache_open(&co, &new);
+
+	if (err)
+		return err;
+	cache_close(s->cache);
+	s->cache = s->live.tree.cache = s->system.cache = new;
+	return 0;
+}
+
+static int open_parts(struct store *s)
+{
 	struct space_geometry geo = { s->super.blocks, s->super.log_start, s->super.log_blocks };
 	bool copies = s->super.incompat & SUPER_INCOMPAT_COPIES;
 	int err;
@@ -396,8 +409,7 @@ static int open_parts(struct store *s)
 		err = epoch_open(&s->reading);
 	if (err)
 		return err;
-	co.epoch = s->epoch;
-	err = cache_open(&co, &s->cache);
+	err = store_cache_open(s, s->opt.cache_bytes);
 	if (!err)
 		err = space_open(s->bdev, &geo, &s->super.space, 0, &s->space);
 	if (!err)

@@ -215,6 +215,7 @@ struct batch {
 	struct refs refs;
 	struct miss miss;
 	struct tree_plan plan;
+	bool scarce;		/* replay: there are no more nodes to be had than it holds */
 	size_t nodes_wanted;	/* supply that was enough last time */
 	size_t cap_supply;	/* of plan.frames, addrs, copies */
 	struct batch *nested;	 /* system changes that go with it (taken ranges), or NULL */
@@ -296,6 +297,7 @@ struct store {
 	uint64_t limbo_stamp, limbo_reading; /* of either epoch */
 	struct event_list private;	 /* EVENT_PRIVATE since the last checkpoint */
 	atomic_uint_fast64_t reclaiming; /* blocks released and not handed back yet */
+	atomic_uint_fast64_t reclaimed;	 /* blocks handed back since open */
 
 	/* Background threads and who waits for them. */
 	pthread_mutex_t bg_lock;
@@ -326,6 +328,7 @@ static inline uint64_t store_claims(struct store *s)
 }
 
 /* store.c */
+int store_cache_open(struct store *, size_t bytes); /* instead of the one there is, in which no node is dirty */
 int store_failed(struct store *); /* 0, or -EROFS once it has failed */
 void store_fail(struct store *, int err, const char *what);
 uint64_t store_next_gen(struct store *);
@@ -412,6 +415,7 @@ void events_free(struct event_list *);
 void reclaim_reached(struct batch *, uint64_t addr, uint32_t blocks, uint64_t birth);
 void reclaim_extent(struct batch *, uint64_t addr, uint32_t blocks, uint64_t birth);
 void reclaim_node(struct batch *, const struct released *);
+void reclaim_drop_data(struct store *, uint64_t addr, uint64_t blocks); /* what was not written need not be, perhaps */
 /* Blocks that no checkpoint ever saw: a transaction's own, an outside body, what an abort gives back. Any thread. */
 void reclaim_private(struct store *, struct event *e);
 void reclaim_private_node(struct batch *, const struct released *); /* a transaction's, under its lock */

@@ -258,23 +258,28 @@ int supply_data(struct store *s, uint32_t want, bool claimed, enum supply_class 
  */
 int make_room(struct store *s, enum supply_class class, unsigned tries)
 {
-	int64_t freed = 0;
-	int err;
+	uint64_t before = atomic_load(&s->reclaimed);
+	int64_t freed;
 
 	if (store_failed(s))
 		return -EROFS;
-	if (atomic_load(&s->reclaiming)) {
-		err = checkpoint_wait(s);
-		if (err)
-			return err;
-		freed = reclaim_limbo(s, true);
-		if (freed < 0)
-			return (int)freed;
-		supply_refill(s);
-		if (tries < 4)
+	if (tries >= 64)
+		return -ENOSPC;
+	for (unsigned round = 0;; round++) {
+		/* Two checkpoints, once nothing holds them any more: then they are free. */
+		for (unsigned i = 0; i < (round ? 3 : 1) && atomic_load(&s->reclaiming); i++) {
+			int err = checkpoint_wait(s);
+
+			if (err)
+				return err;
+			freed = reclaim_limbo(s, true);
+			if (freed < 0)
+				return (int)freed;
+			supply_refill(s);
+		}
+		if ((atomic_load(&s->reclaimed) != before && tries < 16) || (atomic_load(&s->reclaiming) && tries < 4))
 			return 0;
+		if (class == SUPPLY_NORMAL || !txn_kill_oldest(s))
+			return -ENOSPC;
 	}
-	if (class != SUPPLY_NORMAL && tries < 64 && txn_kill_oldest(s))
-		return 0;
-	return -ENOSPC;
 }

@@ -65,6 +65,8 @@ int view_fault(struct store *s, struct miss *miss, unsigned slot)
 		err = cache_breathe(s->cache);
 		if (err == -EBUSY)
 			err = store_relieve(s);
+		if (err == -EBUSY)
+			err = -ENOMEM; /* the cache is full of what only a checkpoint under way will write */
 	}
 	return err;
 }

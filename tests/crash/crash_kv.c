@@ -145,17 +145,17 @@ static const struct shape {
 	const struct kv_profile *profile;
 	uint64_t blocks;
 	uint32_t node_size;
-	unsigned log_blocks;
+	unsigned frames, log_blocks;
 	bool copies, discard;
 	unsigned ride_max;
 	unsigned ops;
 } shapes[] = {
-	{ "small", &kv_profile_mixed, 700, 4096, LOG_BLOCKS_MIN, false, false, 0, 250 },
-	{ "views", &kv_profile_views, 900, 4096, LOG_BLOCKS_MIN, false, true, 0, 250 },
-	{ "heavy", &kv_profile_heavy, 1400, 4096, LOG_BLOCKS_MIN, false, false, 0, 250 },
-	{ "full", &kv_profile_heavy, 620, 4096, LOG_BLOCKS_MIN, false, true, 0, 300 },
-	{ "copies", &kv_profile_mixed, 1200, 8192, 96, true, false, 4, 250 },
-	{ "no-riding", &kv_profile_mixed, 1600, 16384, 128, false, true, UINT32_MAX, 250 },
+	{ "small", &kv_profile_mixed, 700, 4096, 64, LOG_BLOCKS_MIN, false, false, 0, 250 },
+	{ "views", &kv_profile_views, 900, 4096, 64, LOG_BLOCKS_MIN, false, true, 0, 250 },
+	{ "heavy", &kv_profile_heavy, 1400, 4096, 400, LOG_BLOCKS_MIN, false, false, 0, 250 },
+	{ "full", &kv_profile_heavy, 620, 4096, 400, LOG_BLOCKS_MIN, false, true, 0, 300 },
+	{ "copies", &kv_profile_mixed, 1200, 8192, 100, 96, true, false, 4, 250 },
+	{ "no-riding", &kv_profile_mixed, 1600, 16384, 100, 128, false, true, UINT32_MAX, 250 },
 };
 #define SHAPES ARRAY_LEN(shapes)
 
@@ -256,7 +256,7 @@ static int run_random(uint64_t seed, size_t shape)
 	mkfs.node_size = s->node_size;
 	mkfs.log_blocks = s->log_blocks;
 	mkfs.copies = s->copies;
-	plan.opt.cache_bytes = 64 * s->node_size;
+	plan.opt.cache_bytes = (size_t)s->frames * s->node_size;
 	plan.opt.discard = s->discard;
 	plan.opt.ride_max = s->ride_max;
 	rng_seed(&rng, rng_mix(seed, shape));

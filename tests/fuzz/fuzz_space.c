@@ -2,7 +2,7 @@
  * The space map: pages and a root entry of anyone's making, and what a filesystem does with them. The input is
  *
  *	OFFSET	SIZE	MEANING
- *	0	1	groups, from 1 to 256
+ *	0	1	groups: below 224 one to six, else 129 to 136, for which there are two levels above the bitmaps
  *	1	2	blocks of the last group
  *	3	1	log blocks / 64
  *	4	1	the root page's generation, 0: never written
@@ -29,7 +29,6 @@
 #define HEADER 64u
 #define OPS 42u
 #define PAGES_MAX 24u
-#define GROUPS_MAX 256u
 
 /* --- a device that holds the homes somebody has written to; all else reads as zeros --- */
 
@@ -140,7 +139,7 @@ static uint64_t get(const uint8_t *p, unsigned bytes)
 
 static void parse(struct input *in, const uint8_t *header, const uint8_t *data, size_t size)
 {
-	uint64_t groups = 1 + get(header, 1);
+	uint64_t groups = header[0] < 224 ? 1 + header[0] % 6u : SPACE_FANOUT + 1 + header[0] % 8u;
 
 	memset(in, 0, sizeof(*in));
 	in->geo.blocks = (groups - 1) * G + get(header + 1, 2) % G + 1;
@@ -153,7 +152,7 @@ static void parse(struct input *in, const uint8_t *header, const uint8_t *data, 
 		.sum = get(header + 14, 8),
 	};
 	in->ops = header + 22;
-	in->levels = space_blocks_usable(&in->geo) && in->geo.blocks > (SPACE_FANOUT + 1) * (uint64_t)G ? 2 : 1;
+	in->levels = groups > SPACE_FANOUT ? 2 : 1;
 	for (; in->pages < PAGES_MAX && size > 0; in->pages++) {
 		size_t n = size < BLOCK_SIZE ? size : BLOCK_SIZE;
 
@@ -406,13 +405,12 @@ size_t fuzz_seed(uint8_t *buf, size_t cap, uint64_t seed)
 		return 0;
 	memset(buf, 0, len);
 	rng_bytes(&rng, buf, HEADER);
-	buf[0] = (uint8_t)(rng_chance(&rng, 1, 4) ? rng_range(&rng, 128, 255) : rng_below(&rng, 6));
 	buf[4] |= 1;
 	buf[5] %= SPACE_HOMES;
 	for (size_t p = 0; p < pages; p++) {
 		uint8_t *page = buf + HEADER + p * BLOCK_SIZE;
 		struct disk_space_entry *entry = (void *)page;
-		bool radix = p == 0 || (buf[0] >= 128 && p < 3);
+		bool radix = p == 0 || (buf[0] >= 224 && p == 1);
 
 		for (uint32_t i = 0; radix && i < SPACE_FANOUT; i++)
 			if (rng_chance(&rng, 1, 3)) {

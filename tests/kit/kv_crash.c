@@ -74,7 +74,7 @@ bool kv_crash_parse(struct kv_crash *c, const char *path)
 		struct kv_level *l = &c->replay[c->n_replay];
 		int used = 0;
 
-		if (sscanf(path, "%c%" SCNu64 ":%64[DKT-]:%" SCNu64 "%n", &l->kind, &l->n, l->choice, &l->seed, &used) != 4)
+		if (sscanf(path, "%c%" SCNu64 ":%1024[DKT-]:%" SCNu64 "%n", &l->kind, &l->n, l->choice, &l->seed, &used) != 4)
 			return false;
 		c->n_replay++;
 		path += used;
@@ -186,8 +186,8 @@ static int point(struct kv_crash *c, const struct kv_plan *plan, struct simdev *
 	int err = 0;
 
 	if (unflushed > KV_CRASH_CHOICES) {
-		printf("# %u writes without a flush: only the first %u are decided\n", unflushed, KV_CRASH_CHOICES);
-		unflushed = KV_CRASH_CHOICES;
+		printf("# %u writes without a flush are too many\n", unflushed);
+		abort();
 	}
 	c->points++;
 	rng_seed(&rng, rng_mix(seed, n));
@@ -230,6 +230,7 @@ static int stretch(struct kv_crash *c, const struct kv_plan *plan, struct simdev
 
 		if (c->depth == c->n_replay || l->kind != kind)
 			return 0;
+		memset(choice, 0, sizeof(choice));
 		for (unsigned i = 0; l->choice[i]; i++)
 			choice[i] = l->choice[i] == 'K' ? SIMDEV_KEEP : l->choice[i] == 'T' ? SIMDEV_TEAR : SIMDEV_DROP;
 		return try_state(c, plan, disk, allowed, *l, choice);

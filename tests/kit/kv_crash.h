@@ -19,7 +19,7 @@
 #include "tests/kit/kv_run.h"
 
 #define KV_CRASH_DEPTH 3u
-#define KV_CRASH_CHOICES 64u
+#define KV_CRASH_CHOICES 1024u /* writes without a flush between them */
 
 struct kv_crash_options {
 	uint64_t per_point;	 /* states at one point at the most; more are sampled */

@@ -229,6 +229,21 @@ void kv_run_init(struct kv_run *r, struct simdev *disk, const struct store_optio
 	model_init(&r->model, start);
 }
 
+static bool read_only_by_failure(struct kv_run *r)
+{
+	struct store_status st;
+
+	store_status(r->store, &st);
+	return st.error != 0;
+}
+
+static void no_doubt(struct kv_run *r)
+{
+	if (r->in_doubt)
+		world_release(&r->doubt);
+	r->in_doubt = false;
+}
+
 int kv_run_open(struct kv_run *r)
 {
 	int err;
@@ -279,6 +294,7 @@ void kv_run_kill(struct kv_run *r)
 void kv_run_release(struct kv_run *r)
 {
 	kv_run_kill(r);
+	no_doubt(r);
 	model_release(&r->model);
 	free(r->marks);
 	r->marks = NULL;
@@ -327,6 +343,14 @@ int kv_run_compare(struct kv_run *r)
 
 	if (err)
 		return kv_broken(r, "%s", why);
+	if (r->in_doubt && world_equal(&w, &r->doubt)) {
+		struct world *next = model_next(&r->model);
+
+		world_release(next);
+		world_copy(next, &w);
+		model_settle(&r->model);
+	}
+	no_doubt(r);
 	if (!world_equal(&w, model_now(&r->model))) {
 		world_print_diff(stdout, "store", &w, "model", model_now(&r->model));
 		err = kv_broken(r, "the store is not what the model has");
@@ -424,10 +448,16 @@ static int op_snapshot(struct kv_run *r, const struct kv_op *op)
 	else
 		err = snapshot_rollback(r->store, name);
 	/* After a failed write nobody knows: either world may be found later. */
-	if (err && err != -EIO && err != -EROFS)
-		return err;
-
-	w = model_next(&r->model);
+	if (err && !read_only_by_failure(r)) {
+		if (err != -EIO && err != -ENOMEM)
+			return err;
+		no_doubt(r);
+		r->in_doubt = true;
+		world_copy(&r->doubt, model_now(&r->model));
+		w = &r->doubt;
+	} else {
+		w = model_next(&r->model);
+	}
 	w->lsn = 0;
 	i = world_snapshot_find(w, name);
 	if (op->action == KV_SNAP_CREATE) {
@@ -506,7 +536,7 @@ static int op_txn_commit(struct kv_run *r, const struct kv_op *op)
 			end_txn(t);
 		return err ? err : 1;
 	}
-	if ((err && err != -EIO && err != -EROFS) || !result) {
+	if ((err && !read_only_by_failure(r)) || !result) {
 		kvmap_unref(result);
 		return err;
 	}

@@ -98,6 +98,10 @@ struct kv_run {
 	uint64_t next_tag;
 	unsigned opens;
 	uint64_t killed; /* transactions the store ended by itself, to get room */
+	/* An operation on snapshots gave an error, though not one that ends everything: it may have gone half of its way, and
+	 * kv_run_compare takes either world. */
+	bool in_doubt;
+	struct world doubt;
 	char broken[512];
 };
 

@@ -74,13 +74,17 @@ static bool refused(struct shared *sh, int err)
 
 /* ---- accounts ---- */
 
-/* Balances are padded by the account's number, so that items have different sizes and nodes split and merge. */
-static int put_balance(struct batch *b, uint64_t i, uint64_t balance)
+/*
+ * Each value is unlike any other, or two sides that happen to arrive at the same balance would be no conflict. Padded by
+ * what they hold, so that items have different sizes and nodes split and merge.
+ */
+static int put_balance(struct batch *b, uint64_t i, uint64_t balance, uint64_t unique)
 {
 	uint8_t val[128] = { 0 };
 
 	memcpy(val, &balance, sizeof(balance));
-	return batch_put(b, account(i), val, sizeof(balance) + (i * 7 + balance) % 100);
+	memcpy(val + sizeof(balance), &unique, sizeof(unique));
+	return batch_put(b, account(i), val, sizeof(balance) + sizeof(unique) + (i * 7 + balance) % 100);
 }
 
 static int get_balance(struct batch *b, uint64_t i, uint64_t *ret)
@@ -115,9 +119,9 @@ static int transfer(struct view *v, struct rng *rng, uint64_t *ret_lsn)
 			batch_cancel(batch);
 			break;
 		}
-		err = put_balance(batch, from, a - amount);
+		err = put_balance(batch, from, a - amount, rng_next(rng));
 		if (!err)
-			err = put_balance(batch, to, b + amount);
+			err = put_balance(batch, to, b + amount, rng_next(rng));
 		if (!err)
 			err = batch_commit(batch, ret_lsn);
 	} while (err == -EAGAIN);
@@ -290,7 +294,11 @@ static void read_file(struct view *v, uint64_t ino)
 	if (!err) {
 		for (uint32_t i = 0; i < le32_get(e->blocks); i++)
 			sums[i] = le32_get(e->sums[i]);
-		expect(view_read(v, le64_get(e->addr), le32_get(e->blocks), buf, sums) == 0);
+		err = view_read(v, le64_get(e->addr), le32_get(e->blocks), buf, sums);
+		if (err)
+			printf("# view %" PRIu64 ": file %" PRIu64 " at %" PRIu64 "+%u, born %" PRIx64 ": error %d\n", view_id(v),
+			       ino, le64_get(e->addr), le32_get(e->blocks), le64_get(e->birth), -err);
+		expect(err == 0);
 		expect(kv_data_right(val, buf, &bad));
 	}
 	view_read_end(v, cookie);
@@ -409,7 +417,7 @@ static void open_accounts(struct store *s)
 
 	assert_int_equal(batch_open(store_live(s), &b), 0);
 	for (uint64_t i = 0; i < ACCOUNTS; i++) {
-		assert_int_equal(put_balance(b, i, OPENING_BALANCE), 0);
+		assert_int_equal(put_balance(b, i, OPENING_BALANCE, i), 0);
 		if (i % 50 == 49)
 			assert_int_equal(batch_commit(b, NULL), 0);
 	}

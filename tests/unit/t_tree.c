@@ -1,3 +1,4 @@
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -293,6 +294,55 @@ static void floor_finds_the_item_before(void **state)
 	treekit_close(&tk);
 }
 
+struct growth_row {
+	const char *name;
+	uint32_t node_size;
+	unsigned items, from, to; /* lengths; UINT_MAX: the largest */
+	bool empty;		  /* the items are put into an empty tree instead of growing */
+};
+
+static const struct growth_row growth_rows[] = {
+	{ "a leaf of empty values grows to the largest", 4096, 200, 0, UINT_MAX, false },
+	{ "a leaf of small values grows to half the largest", 4096, 100, 20, 490, false },
+	{ "a large leaf of empty values grows to the largest", 32768, 1600, 0, UINT_MAX, false },
+	{ "an empty tree takes many of the largest values", 4096, 2000, 0, UINT_MAX, true },
+	{ "an empty tree takes many empty values", 4096, 20000, 0, 0, true },
+	{ "three to a leaf become four", 4096, 3000, 1, 800, true },
+	{ "a tree of largest values is rewritten", 4096, 2000, UINT_MAX, UINT_MAX, false },
+	{ "a tree of largest values shrinks", 4096, 2000, UINT_MAX, 0, false },
+};
+
+/* All in one group of changes: what was planned for suffices, and is not far from what is used. */
+static void growing_at_once_is_supplied(void **state)
+{
+	const struct growth_row *row = *state;
+	struct treekit_options opt = { .node_size = row->node_size, .check_released = true };
+	uint32_t max = tree_value_max(row->node_size), from = row->from < max ? row->from : max,
+		 to = row->to < max ? row->to : max;
+	unsigned char *val = mem_zalloc(max);
+	struct change *ch = mem_zalloc_array(row->items, sizeof(*ch));
+	struct treekit tk;
+
+	assert_non_null(val);
+	assert_non_null(ch);
+	treekit_open(&tk, &opt);
+	for (unsigned i = 0; i < row->items; i++)
+		ch[i] = (struct change){ .key = key_of(i), .op = CHANGE_PUT, .val = val, .len = (uint16_t)from };
+	if (!row->empty) {
+		treekit_change(&tk, ch, row->items);
+		treekit_freeze(&tk);
+	}
+	for (unsigned i = 0; i < row->items; i++)
+		ch[i].len = (uint16_t)to;
+	treekit_change(&tk, ch, row->items);
+	assert_true(tk.need <= 5 * tk.used + 8);
+	verify(&tk, &tk.tree.root);
+	assert_int_equal(fill_of(&tk).items, row->items);
+	treekit_close(&tk);
+	mem_free(ch);
+	mem_free(val);
+}
+
 /* ---- what is replaced is shown ---- */
 
 struct seen {
@@ -377,6 +427,8 @@ static void model_del(struct model *m, uint64_t from, uint64_t end)
 {
 	size_t a = model_find(m, from), b = model_find(m, end);
 
+	if (a == b)
+		return;
 	memmove(m->at + a, m->at + b, (m->n - b) * sizeof(*m->at));
 	m->n -= b - a;
 }
@@ -399,7 +451,8 @@ static struct model model_copy(const struct model *m)
 
 	c.at = mem_alloc(c.cap * sizeof(*c.at));
 	assert_non_null(c.at);
-	memcpy(c.at, m->at, m->n * sizeof(*c.at));
+	if (m->n)
+		memcpy(c.at, m->at, m->n * sizeof(*c.at));
 	return c;
 }
 
@@ -643,10 +696,13 @@ int main(void)
 		cmocka_unit_test(floor_finds_the_item_before),
 		cmocka_unit_test(planning_shows_every_item_that_goes),
 	};
-	struct CMUnitTest tests[ARRAY_LEN(plain) + ARRAY_LEN(random_rows)];
+	struct CMUnitTest tests[ARRAY_LEN(plain) + ARRAY_LEN(growth_rows) + ARRAY_LEN(random_rows)];
+	size_t n = ARRAY_LEN(plain);
 
 	memcpy(tests, plain, sizeof(plain));
+	for (size_t i = 0; i < ARRAY_LEN(growth_rows); i++)
+		tests[n++] = TEST_ROW(growth_rows[i].name, growing_at_once_is_supplied, &growth_rows[i]);
 	for (size_t i = 0; i < ARRAY_LEN(random_rows); i++)
-		tests[ARRAY_LEN(plain) + i] = TEST_ROW(random_rows[i].name, random_changes, &random_rows[i]);
+		tests[n++] = TEST_ROW(random_rows[i].name, random_changes, &random_rows[i]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

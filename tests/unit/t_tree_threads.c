@@ -4,6 +4,7 @@
  * written; a frozen root must show the state of one round.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 #include "btree/err.h"
@@ -14,6 +15,7 @@
 
 #define KEYS 20000u
 #define ROUNDS 400u
+#define FREEZE_EVERY 8u /* rounds, at least */
 
 struct value {
 	uint64_t n, round;
@@ -48,6 +50,16 @@ static void assert_value(struct key key, const void *val, size_t len, uint64_t r
 	assert_true(v.round <= round_max);
 }
 
+static uint64_t frozen_round(struct scene *s)
+{
+	uint64_t round;
+
+	pthread_mutex_lock(&s->frozen_lock);
+	round = s->frozen_round;
+	pthread_mutex_unlock(&s->frozen_lock);
+	return round;
+}
+
 static void *change(void *arg)
 {
 	struct scene *s = arg;
@@ -75,6 +87,8 @@ static void *change(void *arg)
 		s->round = round;
 		treekit_change(&s->tk, ch, count);
 		pthread_rwlock_unlock(&s->lock);
+		while (frozen_round(s) + FREEZE_EVERY < round)
+			sched_yield();
 	}
 	atomic_store(&s->stop, true);
 	return NULL;

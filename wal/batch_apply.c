@@ -141,7 +141,7 @@ static void apply_extents(struct batch *b, uint64_t gen)
 	b->allocated.n = 0;
 }
 
-static void apply_tree(struct batch *b)
+void batch_apply_tree(struct batch *b)
 {
 	struct tree_plan *p = &b->plan;
 
@@ -169,7 +169,7 @@ void batch_apply(struct batch *b)
 
 	b->lsn = 0;
 	if (b->system) {
-		apply_tree(b);
+		batch_apply_tree(b);
 		return;
 	}
 	set_births(b, gen);
@@ -182,10 +182,13 @@ void batch_apply(struct batch *b)
 			data_disown(s->data, b->runs[i]);
 	}
 	b->n_runs = 0;
-	apply_tree(b);
+	if (b->slices)
+		b->slices_err = batch_apply_slices(b);
+	else
+		batch_apply_tree(b);
 	apply_extents(b, gen);
 	if (b->nested && b->nested->n_coll && b->refs.taken.n)
-		apply_tree(b->nested);
+		batch_apply_tree(b->nested);
 	if (b->refs.n_changes)
 		v->has_shared = true;
 	atomic_fetch_add(batch_is_live(b) ? &s->claims : &s->txn_claims, b->refs.claims);

@@ -43,8 +43,8 @@ static size_t dirty_max(struct store *s)
 
 /*
  * Replay on a full device. A plan's need is a bound; when the batch was applied first, what it did not use of it was used
- * afterwards, by data that is marked as used already. So there may be less than the bound now, but not less than what it
- * takes, as the batch has been applied once with no more. Takes all there is, at most n.
+ * afterwards, by data that is marked as used already. So there may be less than the bound now. Takes all there is, at most
+ * n; the batch is then applied change by change (batch_apply_slices), where the bound is close to what it takes.
  */
 static size_t take_all(struct batch *b, struct node_addr *na, size_t n)
 {
@@ -132,10 +132,17 @@ out:
 	return err;
 }
 
+int batch_supply(struct batch *b, size_t want)
+{
+	int err = supply_fill(b, want, false);
+
+	return !err && b->plan.supply < want ? -ENOSPC : err;
+}
+
 /* As many as the last plan lacked. What cannot be had is not asked for again: the batch may be used for a smaller one. */
 static int supply_wanted(struct batch *b, bool guess)
 {
-	int err = supply_fill(b, guess && b->nodes_wanted < 8 ? 8 : b->nodes_wanted, guess);
+	int err = supply_fill(b, b->nodes_wanted < 8 ? 8 : b->nodes_wanted, guess);
 
 	if (err)
 		b->nodes_wanted = 0;
@@ -163,7 +170,7 @@ static int get_ready(struct batch *b)
 				return err;
 		}
 	}
-	return supply_wanted(b, true);
+	return supply_wanted(b, b->class == SUPPLY_SYSTEM);
 }
 
 /* ---- planning ---- */
@@ -383,9 +390,8 @@ static int plan(struct batch *b, enum lack *what)
 			return -ENOSPC;
 	}
 	*what = LACK_SUPPLY;
-	if (b->replay && b->scarce && b->plan.need > b->plan.supply)
-		b->plan.need = b->plan.supply;
-	if (b->plan.need > b->plan.supply) {
+	b->slices = b->replay && b->scarce && b->plan.need > b->plan.supply;
+	if (b->plan.need > b->plan.supply && !b->slices) {
 		b->nodes_wanted = b->plan.need;
 		return -EAGAIN;
 	}

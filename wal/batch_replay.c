@@ -45,6 +45,52 @@ static int replay_body(struct batch *b, const struct batch_record *r)
 	return err;
 }
 
+/*
+ * Where the bound for the whole batch cannot be had: each change is planned and applied by itself, which no one sees, because
+ * nothing is served before recovery has ended. References have been settled over the whole batch.
+ */
+int batch_apply_slices(struct batch *b)
+{
+	struct store *s = b->store;
+	struct tree_plan *p = &b->plan;
+	const struct change *changes = p->changes;
+	size_t n = p->n;
+
+	p->n = 1;
+	p->old = NULL;
+	for (size_t i = 0; i < n;) {
+		int err;
+
+		p->changes = &changes[i];
+		err = tree_plan(batch_tree(b), p, &b->miss);
+		if (!err && p->need <= p->supply) {
+			if (mem_grow((void **)&p->released, &p->n_released_max, p->need_released, sizeof(*p->released)))
+				return -ENOMEM;
+			/* Those reserved for the extents come on top. */
+			err = events_reserve(b, b->n_spare + p->need_released);
+			if (err)
+				return err;
+			batch_apply_tree(b);
+			i++;
+			continue;
+		}
+		if (err && err != -EAGAIN)
+			return err;
+		pthread_rwlock_unlock(&b->view->lock);
+		if (err) {
+			err = view_fault(s, &b->miss, b->epoch_slot);
+		} else {
+			epoch_exit(s->epoch, b->epoch_slot);
+			err = batch_supply(b, p->need);
+		}
+		b->epoch_slot = epoch_enter(s->epoch);
+		pthread_rwlock_wrlock(&b->view->lock);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
 int batch_replay(struct batch *b, const void *record, size_t len)
 {
 	struct batch_record r;
@@ -71,6 +117,7 @@ int batch_replay(struct batch *b, const void *record, size_t len)
 		return err;
 	}
 	batch_apply(b);
+	err = b->slices ? b->slices_err : 0;
 	batch_finish(b);
-	return 0;
+	return err;
 }

@@ -216,6 +216,8 @@ struct batch {
 	struct miss miss;
 	struct tree_plan plan;
 	bool scarce;		/* replay: there are no more nodes to be had than it holds */
+	bool slices;		/* replay: to be applied change by change */
+	int slices_err;		/* and this became of it */
 	size_t nodes_wanted;	/* supply that was enough last time */
 	size_t cap_supply;	/* of plan.frames, addrs, copies */
 	struct batch *nested;	 /* system changes that go with it (taken ranges), or NULL */
@@ -363,6 +365,9 @@ void batch_reset(struct batch *);
 int batch_sort(struct batch *);		    /* once a batch; -ENOMEM */
 size_t batch_record_max(const struct batch *); /* the record's length at the most */
 int batch_admit(struct batch *, size_t bytes); /* room in the log; keeps what it has if that is enough */
+int batch_supply(struct batch *, size_t want); /* nodes and addresses in hand; no locks held */
+void batch_apply_tree(struct batch *);	       /* what is planned, and events for what it releases */
+int batch_apply_slices(struct batch *);	       /* replay only: may fail in the middle */
 void batch_drop_room(struct batch *);
 int batch_lock_and_plan(struct batch *);    /* as often as it takes; 0: lock held, apply cannot fail */
 

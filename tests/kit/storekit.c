@@ -149,7 +149,7 @@ uint64_t storekit_free(struct storekit *k)
 
 int storekit_put(struct view *v, uint64_t ino, uint64_t off, const char *text)
 {
-	struct batch *b;
+	struct batch *b = NULL;
 	int err = batch_open(v, &b);
 
 	if (err)
@@ -163,7 +163,7 @@ int storekit_put(struct view *v, uint64_t ino, uint64_t off, const char *text)
 
 int storekit_del(struct view *v, struct key key)
 {
-	struct batch *b;
+	struct batch *b = NULL;
 	int err = batch_open(v, &b);
 
 	if (err)
@@ -178,7 +178,7 @@ int storekit_del(struct view *v, struct key key)
 
 int storekit_remove(struct view *v, uint64_t ino)
 {
-	struct batch *b;
+	struct batch *b = NULL;
 	int err = batch_open(v, &b);
 
 	if (err)
@@ -194,7 +194,7 @@ int storekit_remove(struct view *v, uint64_t ino)
 int storekit_write(struct storekit *k, struct view *v, uint64_t ino, uint64_t off, uint32_t blocks)
 {
 	uint64_t tag = k->next_tag++;
-	struct batch *b;
+	struct batch *b = NULL;
 	int err = batch_open(v, &b);
 
 	if (err)
@@ -228,7 +228,7 @@ int storekit_write(struct storekit *k, struct view *v, uint64_t ino, uint64_t of
 
 int storekit_claim(struct view *v, uint64_t ino, uint64_t off, uint32_t blocks)
 {
-	struct batch *b;
+	struct batch *b = NULL;
 	int err = batch_open(v, &b);
 
 	for (uint32_t done = 0; !err && done < blocks;) {
@@ -248,7 +248,7 @@ int storekit_claim(struct view *v, uint64_t ino, uint64_t off, uint32_t blocks)
 int storekit_clone(struct view *v, uint64_t ino, uint64_t off, uint32_t from, uint32_t blocks, uint64_t ino2, uint64_t off2)
 {
 	uint8_t val[KV_VALUE_MAX], part[KV_VALUE_MAX];
-	struct batch *b;
+	struct batch *b = NULL;
 	size_t len;
 	int err = view_get(v, storekit_file(ino, off), val, sizeof(val), &len);
 

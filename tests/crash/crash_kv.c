@@ -152,8 +152,8 @@ static const struct shape {
 } shapes[] = {
 	{ "small", &kv_profile_mixed, 700, 4096, 64, LOG_BLOCKS_MIN, false, false, 0, 250 },
 	{ "views", &kv_profile_views, 900, 4096, 64, LOG_BLOCKS_MIN, false, true, 0, 250 },
-	{ "heavy", &kv_profile_heavy, 1400, 4096, 400, LOG_BLOCKS_MIN, false, false, 0, 250 },
-	{ "full", &kv_profile_heavy, 620, 4096, 400, LOG_BLOCKS_MIN, false, true, 0, 300 },
+	{ "heavy", &kv_profile_heavy, 1400, 4096, 64, LOG_BLOCKS_MIN, false, false, 0, 250 },
+	{ "full", &kv_profile_heavy, 620, 4096, 64, LOG_BLOCKS_MIN, false, true, 0, 300 },
 	{ "copies", &kv_profile_mixed, 1200, 8192, 100, 96, true, false, 4, 250 },
 	{ "no-riding", &kv_profile_mixed, 1600, 16384, 100, 128, false, true, UINT32_MAX, 250 },
 };

@@ -129,7 +129,7 @@ static const struct crash_case cases[] = {
 /* ---- the table ---- */
 
 static struct kv_crash_options all_choices = {
-	.per_point = 27, .per_point_again = 3, .recovery_one_in = 25, .go_on_one_in = 25
+	.per_point = 27, .per_point_again = 3, .recovery_one_in = 25, .go_on_one_in = 25, .slot_one_in = 4
 };
 
 static struct store_options options(unsigned flags)

@@ -340,8 +340,8 @@ static uint64_t coprime(uint64_t n, uint64_t seed)
 static int report(const struct args *a, int err, uint64_t threes)
 {
 	printf("# states %" PRIu64 ", plans %" PRIu64 " (and %" PRIu64 " idle), points %" PRIu64 ", crashed inside recovery %" PRIu64
-	       ", went on after %" PRIu64 ", refused for want of room %" PRIu64 "\n",
-	       crash.states, crash.plans, crash.idle, crash.points, crash.recoveries, crash.went_on, crash.full);
+	       ", went on after %" PRIu64 ", newest slot lost %" PRIu64 ", refused for want of room %" PRIu64 "\n",
+	       crash.states, crash.plans, crash.idle, crash.points, crash.recoveries, crash.went_on, crash.slots, crash.full);
 	if (a->exhaustive)
 		printf("# sequences of three: %" PRIu64 " of %" PRIu64 "\n", threes, sequences(3) / a->shards);
 	printf("# %.1f s, %.3f ms a state\n", now() - started, (now() - started) * 1000 / (double)(crash.states | 1));
@@ -452,7 +452,8 @@ int main(int argc, char **argv)
 	int err;
 
 	parse(&a, argc, argv);
-	crash.opt = (struct kv_crash_options){ .per_point = 8, .per_point_again = 2, .recovery_one_in = 60, .go_on_one_in = 40 };
+	crash.opt = (struct kv_crash_options){ .per_point = 8, .per_point_again = 2, .recovery_one_in = 60, .go_on_one_in = 40,
+						 .slot_one_in = 8 };
 	started = now();
 	if (a.replay && (!a.plan || !kv_crash_parse(&crash, a.replay)))
 		usage();

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "btree/err.h"
+#include "btree/super.h"
 #include "tests/kit/kv_batch.h"
 #include "tests/kit/kv_records.h"
 #include "tests/kit/rng.h"
@@ -300,19 +301,55 @@ static int go_on(struct kv_crash *c, const struct kv_plan *plan, struct simdev *
 	return err;
 }
 
+/* Overwrites the newest slot; false where only one is whole. */
+static bool lose_newest_slot(struct simdev *disk)
+{
+	_Alignas(BLOCK_SIZE) uint8_t block[2][BLOCK_SIZE];
+	struct super super[2];
+
+	simdev_peek(disk, SUPER_SLOT0, block[0], 1);
+	simdev_peek(disk, SUPER_SLOT1, block[1], 1);
+	if (super_decode(block[0], 0, &super[0]) || super_decode(block[1], 1, &super[1]))
+		return false;
+	memset(block[0], 0xa5, BLOCK_SIZE);
+	simdev_poke(disk, super[0].serial > super[1].serial ? SUPER_SLOT0 : SUPER_SLOT1, 0, block[0], BLOCK_SIZE);
+	return true;
+}
+
+/* The older slot with the log is a whole store, too, whatever the newest has made free. */
+static int without_newest_slot(struct kv_crash *c, const struct kv_plan *plan, struct simdev *disk, struct allowed allowed)
+{
+	const struct kv_level *here = &c->at[c->depth - 1];
+	int err = 0;
+
+	if (lose_newest_slot(disk)) {
+		c->slots++;
+		c->at[c->depth++] = (struct kv_level){ .kind = 's', .n = here->n, .seed = here->seed, .choice = "-" };
+		err = judge(c, plan, disk, allowed);
+		c->depth--;
+	}
+	simdev_free(disk);
+	return err;
+}
+
 /* Recovers a disk after a crash and looks at everything. */
 static int judge(struct kv_crash *c, const struct kv_plan *plan, struct simdev *disk, struct allowed allowed)
 {
 	const struct kv_level *here = &c->at[c->depth - 1];
 	uint64_t seed = rng_mix(here->seed, here->n);
+	bool plain = here->kind == 'c' || here->kind == 'r';
 	size_t lo = 0, hi = 0;
 	struct store *store = NULL;
 	struct check_result res = { 0 };
+	struct simdev *same = NULL;
 	struct world w;
 	char why[300] = "";
 	uint64_t recovered;
 	int err;
 
+	if (here->kind == 'c' && (c->n_replay ? c->n_replay > 1 && c->replay[1].kind == 's' :
+						sampled(c, c->opt.slot_one_in, seed + 2)))
+		same = simdev_clone(disk);
 	c->states++;
 	kv_log_clear();
 	err = open_store(plan, disk, seed, &store);
@@ -341,7 +378,11 @@ static int judge(struct kv_crash *c, const struct kv_plan *plan, struct simdev *
 	store_crash(store);
 	bdev_close(simdev_bdev(disk));
 
-	if (!err && c->depth < KV_CRASH_DEPTH && here->kind != 'g' && sampled(c, c->opt.recovery_one_in, seed)) {
+	if (same && !err)
+		err = without_newest_slot(c, plan, same, allowed);
+	else
+		simdev_free(same);
+	if (!err && c->depth < KV_CRASH_DEPTH && plain && sampled(c, c->opt.recovery_one_in, seed)) {
 		/* Inside the second recovery, a few points only. */
 		unsigned one_in = c->depth == 1 ? 1 : 4;
 
@@ -349,7 +390,7 @@ static int judge(struct kv_crash *c, const struct kv_plan *plan, struct simdev *
 		err = stretch(c, plan, disk, (struct allowed){ .exactly = &w }, 'r', 0, recovered, c->opt.per_point_again,
 			      one_in, seed);
 	}
-	if (!err && c->depth < KV_CRASH_DEPTH && here->kind != 'g' && sampled(c, c->opt.go_on_one_in, seed + 1)) {
+	if (!err && c->depth < KV_CRASH_DEPTH && plain && sampled(c, c->opt.go_on_one_in, seed + 1)) {
 		c->went_on++;
 		err = go_on(c, plan, disk, &w, seed >> 33);
 	}

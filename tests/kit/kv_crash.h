@@ -26,6 +26,7 @@ struct kv_crash_options {
 	uint64_t per_point_again; /* the same inside recovery */
 	unsigned recovery_one_in; /* so many states are not crashed inside recovery for one that is; 0: none is */
 	unsigned go_on_one_in;	 /* the same for going on */
+	unsigned slot_one_in;	 /* the same for losing the newest superblock slot besides, where both are whole */
 	unsigned points_one_in;	 /* not every point; 0, 1: every one */
 };
 
@@ -46,7 +47,7 @@ struct kv_plan {
 };
 
 struct kv_level {
-	char kind; /* c: in the plan; r: in a recovery; g: going on */
+	char kind; /* c: in the plan; r: in a recovery; g: going on; s: the newest superblock slot is lost */
 	uint64_t n, seed;
 	char choice[KV_CRASH_CHOICES + 1];
 };
@@ -56,7 +57,7 @@ struct kv_crash {
 	struct kv_level replay[KV_CRASH_DEPTH]; /* only this state */
 	unsigned n_replay;
 
-	uint64_t plans, idle, points, states, recoveries, went_on; /* counted */
+	uint64_t plans, idle, points, states, recoveries, went_on, slots; /* counted */
 	uint64_t full;	      /* operations refused for want of room */
 	struct kv_level at[KV_CRASH_DEPTH]; /* where we are */
 	unsigned depth;

@@ -231,23 +231,6 @@ static int add_item(void *arg, const struct change_item *item)
 }
 
 /* Collected under the lock, told without it: nodes that a batch replaces meanwhile would go from under the walk. */
-int txn_diff(struct view *v, int (*each)(void *arg, const struct change_item *), void *arg)
-{
-	struct merge m = { .txn = v, .store = v->store };
-	int err;
-
-	if (v->kind != VIEW_TXN)
-		return -EINVAL;
-	pthread_rwlock_rdlock(&v->lock);
-	err = atomic_load(&v->state) == VIEW_STALE ? -ESTALE : txn_differences(v, add_item, &m);
-	pthread_rwlock_unlock(&v->lock);
-	for (size_t i = 0; !err && i < m.n_groups; i++)
-		for (size_t j = 0; !err && j < m.groups[i].n; j++)
-			err = each(arg, &m.groups[i].items[j]);
-	merge_release(&m);
-	return err;
-}
-
 /* ---- the rounds ---- */
 
 static int decide(struct merge *m, const struct merge_ops *ops, void *arg, struct group *g)
@@ -529,20 +512,20 @@ static int merge_run(struct merge *m, const struct merge_ops *ops, void *arg, co
 	}
 }
 
-int txn_commit(struct view *v, const struct merge_ops *ops, void *arg, const struct txn_commit_options *opt)
+/* With every frame dirty or pinned nothing can be loaded: writes what can be written, without the transaction's lock. */
+#define RELIEVE_TRIES 4u
+
+static bool relieved(struct store *s, int err, unsigned tries)
 {
-	static const struct txn_commit_options defaults;
+	return err == -EBUSY && tries < RELIEVE_TRIES && !store_relieve(s);
+}
+
+static int commit_once(struct view *v, const struct merge_ops *ops, void *arg, const struct txn_commit_options *opt,
+		       uint64_t *ret_lsn)
+{
 	struct merge m = { .txn = v, .store = v->store };
-	uint64_t lsn = 0;
 	int err;
 
-	if (v->kind != VIEW_TXN)
-		return -EINVAL;
-	if (!opt)
-		opt = &defaults;
-	err = store_failed(v->store);
-	if (err)
-		return err;
 	pthread_rwlock_wrlock(&v->lock);
 	switch (atomic_load(&v->state)) {
 	case VIEW_STALE:
@@ -552,17 +535,62 @@ int txn_commit(struct view *v, const struct merge_ops *ops, void *arg, const str
 		err = -EINVAL;
 		break;
 	default:
-		err = merge_run(&m, ops, arg, opt, &lsn);
+		err = merge_run(&m, ops, arg, opt, ret_lsn);
 		if (!err)
 			atomic_store(&v->state, VIEW_COMMITTED); /* also when there was nothing to merge */
 	}
 	pthread_rwlock_unlock(&v->lock);
 	merge_release(&m);
+	return err;
+}
+
+int txn_commit(struct view *v, const struct merge_ops *ops, void *arg, const struct txn_commit_options *opt)
+{
+	static const struct txn_commit_options defaults;
+	uint64_t lsn = 0;
+	unsigned tries = 0;
+	int err;
+
+	if (v->kind != VIEW_TXN)
+		return -EINVAL;
+	if (!opt)
+		opt = &defaults;
+	err = store_failed(v->store);
+	if (err)
+		return err;
+	do
+		err = commit_once(v, ops, arg, opt, &lsn);
+	while (relieved(v->store, err, tries++));
 	if (!err) {
 		atomic_fetch_sub(&v->store->n_txns, 1);
 		checkpoint_if_due(v->store);
 	}
 	if (!err && lsn && !opt->no_sync)
 		err = store_sync_lsn(v->store, lsn);
+	return err;
+}
+
+int txn_diff(struct view *v, int (*each)(void *arg, const struct change_item *), void *arg)
+{
+	unsigned tries = 0;
+	int err;
+
+	if (v->kind != VIEW_TXN)
+		return -EINVAL;
+	do {
+		struct merge m = { .txn = v, .store = v->store };
+
+		pthread_rwlock_rdlock(&v->lock);
+		err = atomic_load(&v->state) == VIEW_STALE ? -ESTALE : txn_differences(v, add_item, &m);
+		pthread_rwlock_unlock(&v->lock);
+		if (!err) {
+			for (size_t i = 0; !err && i < m.n_groups; i++)
+				for (size_t j = 0; !err && j < m.groups[i].n; j++)
+					err = each(arg, &m.groups[i].items[j]);
+			merge_release(&m);
+			return err;
+		}
+		merge_release(&m);
+	} while (relieved(v->store, err, tries++));
 	return err;
 }

@@ -55,73 +55,98 @@ static size_t take_all(struct batch *b, struct node_addr *na, size_t n)
 	return got;
 }
 
-/* Nodes and addresses for `want` new nodes. No locks held. guess: no plan has asked for them yet, so a full device is not
- * an error, nor reason to make room. */
+/* n addresses. A guess takes them only where they are at hand. *n may come back smaller: for a guess, and in replay. */
+static int take_addrs(struct batch *b, struct node_addr *na, size_t *n, bool guess)
+{
+	struct store *s = b->store;
+	int err = supply_nodes(s, b->class, na, *n);
+
+	if (err && b->replay) {
+		*n = take_all(b, na, *n);
+		b->scarce = true;
+		return 0;
+	}
+	if (err == -ENOSPC && guess) {
+		*n = 0;
+		return 0;
+	}
+	/* The checkpoint itself must not wait for a checkpoint. */
+	for (unsigned tries = 0; err == -ENOSPC && b->class != SUPPLY_SYSTEM; tries++) {
+		err = make_room(s, b->class, tries);
+		if (err)
+			break;
+		err = supply_nodes(s, b->class, na, *n);
+	}
+	return err;
+}
+
+static int supply_grow(struct batch *b, size_t cap)
+{
+	struct tree_plan *p = &b->plan;
+	struct node **frames;
+	uint64_t *addrs, *copies;
+
+	if (cap <= b->cap_supply)
+		return 0;
+	frames = mem_realloc(p->frames, cap * sizeof(*frames));
+	if (!frames)
+		return -ENOMEM;
+	p->frames = frames;
+	addrs = mem_realloc(p->addrs, cap * sizeof(*addrs));
+	if (!addrs)
+		return -ENOMEM;
+	p->addrs = addrs;
+	copies = mem_realloc(p->copies, cap * sizeof(*copies));
+	if (!copies)
+		return -ENOMEM;
+	p->copies = copies;
+	b->cap_supply = cap;
+	return 0;
+}
+
+static int take_frames(struct batch *b, struct node **frames, size_t n)
+{
+	struct store *s = b->store;
+	int err = cache_reserve(s->cache, frames, n);
+
+	for (unsigned tries = 0; err == -EBUSY && tries < 8; tries++) {
+		err = store_relieve(s);
+		if (!err)
+			err = cache_reserve(s->cache, frames, n);
+	}
+	return err == -EBUSY ? -EFBIG : err; /* what it has loaded and what it wants do not fit together */
+}
+
+/*
+ * Frames and addresses for `want` new nodes. No locks held. guess: no plan has asked for them yet, so a full device is not an
+ * error, nor reason to make room.
+ */
 static int supply_fill(struct batch *b, size_t want, bool guess)
 {
 	struct store *s = b->store;
 	struct tree_plan *p = &b->plan;
 	struct node_addr *na;
-	size_t n, cap = b->cap_supply;
+	size_t n, asked;
 	int err;
 
 	if (want <= p->supply)
 		return 0;
 	if (want > cache_frames(s->cache) / 2)
 		return -EFBIG;
-	if (want > cap) {
-		struct node **frames = mem_realloc(p->frames, want * sizeof(*frames));
-		uint64_t *addrs, *copies;
-
-		if (!frames)
-			return -ENOMEM;
-		p->frames = frames;
-		addrs = mem_realloc(p->addrs, want * sizeof(*addrs));
-		if (!addrs)
-			return -ENOMEM;
-		p->addrs = addrs;
-		copies = mem_realloc(p->copies, want * sizeof(*copies));
-		if (!copies)
-			return -ENOMEM;
-		p->copies = copies;
-		b->cap_supply = want;
-	}
-	n = want - p->supply;
+	err = supply_grow(b, want);
+	if (err)
+		return err;
+	n = asked = want - p->supply;
 	na = mem_alloc(n * sizeof(*na));
 	if (!na)
 		return -ENOMEM;
-	err = cache_reserve(s->cache, p->frames + p->supply, n);
-	for (unsigned tries = 0; err == -EBUSY && tries < 8; tries++) {
-		err = store_relieve(s);
-		if (!err)
-			err = cache_reserve(s->cache, p->frames + p->supply, n);
-	}
-	if (err == -EBUSY)
-		err = -EFBIG; /* what it has loaded and what it wants do not fit together */
+	err = take_frames(b, p->frames + p->supply, asked);
 	if (err)
 		goto out;
-	if (b->replay && supply_nodes(s, b->class, na, n)) {
-		n = take_all(b, na, n);
-		cache_unreserve(s->cache, p->frames + p->supply + n, want - p->supply - n);
-		b->scarce = true;
-		goto taken;
-	}
-	for (unsigned tries = 0; !b->replay; tries++) {
-		err = supply_nodes(s, b->class, na, n);
-		if (err != -ENOSPC || guess)
-			break;
-		/* The checkpoint itself must not wait for a checkpoint. */
-		err = b->class == SUPPLY_SYSTEM ? -ENOSPC : make_room(s, b->class, tries);
-		if (err)
-			break;
-	}
-	if (err) {
-		cache_unreserve(s->cache, p->frames + p->supply, n);
-		if (err == -ENOSPC && guess)
-			err = 0;
-		goto out;
-	}
-taken:
+	err = take_addrs(b, na, &n, guess);
+	if (err)
+		n = 0;
+	cache_unreserve(s->cache, p->frames + p->supply + n, asked - n);
 	for (size_t i = 0; i < n; i++) {
 		p->addrs[p->supply + i] = na[n - 1 - i].addr; /* taken from the end: ascending */
 		p->copies[p->supply + i] = na[n - 1 - i].copy;

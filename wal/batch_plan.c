@@ -212,7 +212,7 @@ int batch_lock(struct batch *b)
 		return err;
 	}
 	b->epoch_slot = epoch_enter(b->store->epoch);
-	pthread_rwlock_wrlock(&v->lock);
+	view_lock_exclusive(v);
 	b->locked = true;
 	state = atomic_load(&v->state);
 	if (state != VIEW_OPEN) {

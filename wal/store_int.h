@@ -341,6 +341,9 @@ void tick_request(struct store *);	   /* the log's timer strikes now; not when m
 int checkpoint_wait(struct store *);	   /* one begun after the call; runs it where there is no thread. No locks held. */
 
 /* view.c */
+/* A view's lock is held for a microsecond or two, and sleeping on it costs many: these spin a little first. */
+void view_lock_shared(struct view *);
+void view_lock_exclusive(struct view *);
 int view_init(struct view *, struct store *, enum view_kind);
 void view_destroy(struct view *);
 int view_relieve(struct view *, size_t keep); /* writes a transaction's nodes home beyond `keep` dirty ones */

@@ -33,6 +33,35 @@ int view_init(struct view *v, struct store *s, enum view_kind kind)
 	return -err;
 }
 
+#define SPIN_TRIES 200u
+
+static inline void spin_pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#endif
+}
+
+void view_lock_shared(struct view *v)
+{
+	for (unsigned i = 0; i < SPIN_TRIES; i++) {
+		if (!pthread_rwlock_tryrdlock(&v->lock))
+			return;
+		spin_pause();
+	}
+	pthread_rwlock_rdlock(&v->lock);
+}
+
+void view_lock_exclusive(struct view *v)
+{
+	for (unsigned i = 0; i < SPIN_TRIES; i++) {
+		if (!pthread_rwlock_trywrlock(&v->lock))
+			return;
+		spin_pause();
+	}
+	pthread_rwlock_wrlock(&v->lock);
+}
+
 void view_destroy(struct view *v)
 {
 	pthread_rwlock_destroy(&v->lock);
@@ -449,7 +478,7 @@ static int view_lookup(struct view *v, struct key key, bool floor, struct key *r
 		size_t len;
 
 		if (changeable(v))
-			pthread_rwlock_rdlock(&v->lock);
+			view_lock_shared(v);
 		err = view_readable(v);
 		if (!err)
 			err = floor ? tree_floor(s->cache, &v->tree.root, v->tree.id, key, ret_key, &val, &len, &miss) :
@@ -522,7 +551,7 @@ static int scan_seek(struct scan *sc)
 		unsigned slot = epoch_enter(s->epoch);
 
 		if (changeable(v))
-			pthread_rwlock_rdlock(&v->lock);
+			view_lock_shared(v);
 		err = view_readable(v);
 		if (!err)
 			err = cursor_seek(&sc->cursor, &v->tree.root, sc->next, &miss);

@@ -384,15 +384,19 @@ int batch_write_body(struct batch *b)
 	return err;
 }
 
-/* A commit interval's worth of records can be a lot of memory: written early when more than that waits. */
+/* A commit interval's worth of records can be a lot of memory: written early when more than that waits, and when it grows
+ * faster than the device takes it, by who makes it grow. */
 #define TICK_EARLY_BLOCKS 512u
+#define TICK_WAIT_BLOCKS 2048u
 
 void checkpoint_if_due(struct store *s)
 {
 	struct log_status ls;
 
 	log_status(s->log, &ls);
-	if (ls.blocks_queued > TICK_EARLY_BLOCKS)
+	if (ls.blocks_queued > TICK_WAIT_BLOCKS && !s->opt.manual)
+		(void)store_tick(s);
+	else if (ls.blocks_queued > TICK_EARLY_BLOCKS)
 		tick_request(s);
 	if (ls.blocks_since > ls.blocks / 3 || cache_dirty(s->cache) > cache_frames(s->cache) / 8 * 5)
 		checkpoint_request(s);

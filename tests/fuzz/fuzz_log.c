@@ -14,6 +14,7 @@
 
 #include "btree/err.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/quiet.h"
 #include "tests/kit/rng.h"
 #include "wal/log_read.h"
 
@@ -62,18 +63,6 @@ static void mem_poll(struct bdev *dev)
 }
 
 static const struct bdev_ops mem_ops = { .submit = mem_submit, .wait = mem_wait, .poll = mem_poll, .rw = mem_rw };
-
-static void quiet(void *arg, enum log_level level, const char *line)
-{
-	(void)arg, (void)level, (void)line;
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-	(void)argc, (void)argv;
-	err_set_sink(quiet, NULL);
-	return 0;
-}
 
 /* --- what must hold --- */
 

@@ -9,19 +9,8 @@
 #include "btree/err.h"
 #include "btree/node.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/quiet.h"
 #include "tests/kit/rng.h"
-
-static void quiet(void *arg, enum log_level level, const char *line)
-{
-	(void)arg, (void)level, (void)line;
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-	(void)argc, (void)argv;
-	err_set_sink(quiet, NULL);
-	return 0;
-}
 
 /* Types 1 to 3 exist, the second with an opinion. */
 static int even(struct key key, const void *val, size_t len)

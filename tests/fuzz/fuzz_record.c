@@ -6,20 +6,9 @@
 
 #include "btree/err.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/quiet.h"
 #include "tests/kit/rng.h"
 #include "wal/batch_read.h"
-
-static void quiet(void *arg, enum log_level level, const char *line)
-{
-	(void)arg, (void)level, (void)line;
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-	(void)argc, (void)argv;
-	err_set_sink(quiet, NULL);
-	return 0;
-}
 
 /* What the changes are taken to be, which must lie inside the bytes they were read from. */
 struct seen {

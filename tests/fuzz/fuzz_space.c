@@ -23,6 +23,7 @@
 #include "btree/err.h"
 #include "btree/space.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/quiet.h"
 #include "tests/kit/rng.h"
 
 #define G SPACE_GROUP_BLOCKS
@@ -362,18 +363,6 @@ static void mount_and_use(const struct input *in, const struct space_root *first
 	assert(count_free(s, false) == durable);
 	assert(space_free_blocks(s) == durable);
 	space_close(s);
-}
-
-static void quiet(void *arg, enum log_level level, const char *line)
-{
-	(void)arg, (void)level, (void)line;
-}
-
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-	(void)argc, (void)argv;
-	err_set_sink(quiet, NULL);
-	return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

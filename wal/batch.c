@@ -59,6 +59,8 @@ void batch_reset(struct batch *b)
 	b->n_draining = 0;
 	b->scarce = false;
 	b->n_extra = 0;
+	if (b->class == SUPPLY_RELEASING)
+		b->class = SUPPLY_NORMAL;
 	refs_reset(&b->refs);
 }
 

@@ -322,6 +322,33 @@ static int plan_tree(struct batch *b)
 	return err;
 }
 
+static bool is_fresh(const struct refs *r, uint64_t addr)
+{
+	for (size_t i = 0; i < r->fresh.n; i++)
+		if (addr >= r->fresh.at[i].addr && addr - r->fresh.at[i].addr < r->fresh.at[i].blocks)
+			return true;
+	return false;
+}
+
+/*
+ * A value has one birth for all of its blocks. One that begins with older blocks and ends with fresh ones says the older
+ * ones' birth, so that has to be the present generation; what the caller saw (view_gen) may have changed since.
+ */
+static int check_joined(const struct batch *b)
+{
+	uint64_t gen = b->view->tree.gen;
+
+	for (size_t i = 0; b->refs.fresh.n && i < b->n_changes; i++) {
+		const struct change *c = &b->changes[i];
+		struct extent x;
+
+		if (c->op == CHANGE_PUT && record_extent(&b->store->files_table, c->key, c->val, c->len, &x) && x.addr &&
+		    x.blocks > 1 && x.birth != gen && is_fresh(&b->refs, x.addr + x.blocks - 1) && !is_fresh(&b->refs, x.addr))
+			return -ERESTART;
+	}
+	return 0;
+}
+
 enum lack { LACK_NODE, LACK_NESTED, LACK_SUPPLY, LACK_LOG };
 
 /* Taken ranges that stand on the dead list in the system tree: the items go, and what is left of them comes back. */
@@ -396,6 +423,8 @@ static int plan(struct batch *b, enum lack *what)
 
 	*what = LACK_NODE;
 	err = plan_tree(b);
+	if (!err && !b->system && !b->replay && !b->merge)
+		err = check_joined(b);
 	if (!err && b->refs.taken.n) {
 		err = plan_nested(b, what);
 		n = b->nested;

@@ -546,6 +546,11 @@ struct bdev *store_bdev(struct store *s)
 	return s->bdev;
 }
 
+size_t store_value_max(const struct store *s)
+{
+	return tree_value_max(s->super.node_size);
+}
+
 const uint8_t *store_secret(const struct store *s)
 {
 	return s->super.secret;

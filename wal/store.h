@@ -88,6 +88,7 @@ struct store_status {
 void store_status(struct store *, struct store_status *ret);
 
 struct bdev *store_bdev(struct store *);
+size_t store_value_max(const struct store *);		/* the longest value an item may have */
 const uint8_t *store_secret(const struct store *); /* 16 bytes, per filesystem, for keyed hashes */
 
 /* The filesystem takes the device's present size. Answers when a checkpoint says so. */
@@ -122,6 +123,9 @@ void view_close(struct view *);
 
 uint64_t view_id(const struct view *); /* unique while the store is open; live is 0 */
 
+/* The birth that blocks written now get. It changes with every checkpoint, snapshot and transaction begun. */
+uint64_t view_gen(struct view *);
+
 /* Copies at most `cap` bytes of the value; *ret_len is its full length. -ENOENT. */
 int view_get(struct view *, struct key, void *buf, size_t cap, size_t *ret_len);
 /* The item with the greatest key <= key. */
@@ -131,6 +135,9 @@ struct scan;
 /* Items with from <= key < to, in order. Each leaf is seen as it was at one moment; on frozen views all are. */
 int scan_open(struct view *, struct key from, struct key to, struct scan **ret);
 int scan_next(struct scan *, struct key *ret_key, const void **ret_val, size_t *ret_len); /* <0, 0 item, >0 end */
+/* After scan_next has returned an error: what it could not read (the keys of a node), and the scan goes on behind it. >0: that
+ * is the end. */
+int scan_skip(struct scan *, struct key *ret_from, struct key *ret_to);
 void scan_close(struct scan *);
 
 /* ---- batches ---- */
@@ -140,6 +147,12 @@ int batch_open(struct view *, struct batch **ret);
 void batch_close(struct batch *); /* accepts NULL; cancels */
 void batch_cancel(struct batch *); /* empties it; blocks it allocated are free again */
 
+/*
+ * Joining: a value may refer to older blocks followed by fresh ones of this batch, if the older ones' birth is the present
+ * generation (view_gen), which is then the value's birth. Where the generation has changed before the commit, that returns
+ * -ERESTART, and nothing has happened.
+ */
+
 /* The changes, in any order; a later one wins over an earlier one of the same key. The value is validated and copied. */
 int batch_put(struct batch *, struct key, const void *val, size_t len);
 int batch_del(struct batch *, struct key);
@@ -148,7 +161,8 @@ int batch_del_range(struct batch *, struct key from, struct key to); /* from <= 
 /* Raises a counter to at least `value` when the batch commits. Live only. */
 int batch_raise(struct batch *, unsigned counter, uint64_t value);
 
-/* This batch makes room: it may use the reserve kept for such (unlink, truncate down). Live and transactions. */
+/* This batch, until it is committed or cancelled, makes room: it may use the reserve kept for such (unlink, truncate
+ * down). Live and transactions. */
 void batch_releases(struct batch *);
 
 /*
@@ -176,7 +190,7 @@ int batch_get(struct batch *, struct key, const void **ret_val, size_t *ret_len)
 
 /*
  * Applies it. *ret_lsn (may be NULL) is its number for store_sync_lsn, 0 in a private view. -ENOSPC, -EFBIG (more than one
- * batch can hold), -EROFS, -EIO, -EAGAIN (only after batch_lock): nothing has been changed. The batch is empty afterwards
+ * batch can hold), -EROFS, -EIO, -EAGAIN (only after batch_lock), -ERESTART (see above): nothing has been changed. The batch is empty afterwards
  * in every case.
  */
 int batch_commit(struct batch *, uint64_t *ret_lsn);

@@ -80,6 +80,16 @@ uint64_t view_id(const struct view *v)
 	return v->id;
 }
 
+uint64_t view_gen(struct view *v)
+{
+	uint64_t gen;
+
+	view_lock_shared(v);
+	gen = v->tree.gen;
+	pthread_rwlock_unlock(&v->lock);
+	return gen;
+}
+
 struct view *store_live(struct store *s)
 {
 	return &s->live;
@@ -597,6 +607,18 @@ int scan_next(struct scan *sc, struct key *ret_key, const void **ret_val, size_t
 		}
 		sc->begun = true;
 	}
+}
+
+int scan_skip(struct scan *sc, struct key *ret_from, struct key *ret_to)
+{
+	*ret_from = sc->cursor.miss_low;
+	*ret_to = sc->cursor.miss_high;
+	/* Always forward, whatever the nodes say. */
+	if (!key_less(sc->next, sc->cursor.miss_high) || !key_less(sc->cursor.miss_high, sc->to))
+		return 1;
+	sc->next = sc->cursor.miss_high;
+	sc->begun = sc->ended = false;
+	return 0;
 }
 
 void scan_close(struct scan *sc)

@@ -44,7 +44,7 @@ unsigned storekit_said(const char *text)
 	return n;
 }
 
-static void print_lines(void)
+void storekit_print(void)
 {
 	unsigned from = n_lines > 12 ? n_lines - 12 : 0;
 
@@ -59,7 +59,7 @@ static void must_be_zero(int err, const char *call, int line)
 	if (!err)
 		return;
 	print_message("# storekit.c:%d: %s: %d\n", line, call, err);
-	print_lines();
+	storekit_print();
 	fail();
 }
 

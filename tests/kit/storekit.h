@@ -35,6 +35,7 @@ void storekit_settle(struct storekit *); /* checkpoints, until what was released
 /* Messages of the engine: how many lines had this text since the last storekit_quiet. */
 void storekit_quiet(void);
 unsigned storekit_said(const char *text);
+void storekit_print(void); /* the last few */
 
 /* One batch each; `v` is live or a transaction. */
 int storekit_put(struct view *v, uint64_t ino, uint64_t off, const char *text);

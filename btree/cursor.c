@@ -89,6 +89,8 @@ int cursor_seek(struct cursor *c, const struct root *root, struct key key, struc
 		struct key low = KEY_MIN, high = KEY_MAX;
 		struct node *n = node_at(c->cache, ref.addr, ref.gen, c->id, level);
 
+		c->miss_low = low;
+		c->miss_high = high;
 		if (!n)
 			return tree_missed(miss, ref, c->id, level, low);
 		while (level) {
@@ -99,8 +101,11 @@ int cursor_seek(struct cursor *c, const struct root *root, struct key key, struc
 			high = child_high(n, i, high);
 			ref = node_child_ref(n, i);
 			child = node_at(c->cache, ref.addr, ref.gen, c->id, --level);
-			if (!child)
+			if (!child) {
+				c->miss_low = low;
+				c->miss_high = high;
 				return missed(c, n, i, low, ahead, miss);
+			}
 			n = child;
 		}
 		i = node_search(n, key);

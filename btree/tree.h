@@ -130,6 +130,7 @@ struct cursor {
 	struct key next;     /* where the leaf's range ends: seek there to go on */
 	bool last;	     /* no leaf behind this one */
 	unsigned ahead;	     /* how many siblings the next miss offers: more, the longer it goes on in order */
+	struct key miss_low, miss_high; /* what the node of the last -EAGAIN covers */
 };
 
 int cursor_init(struct cursor *, struct cache *, uint64_t id, bool copy); /* -ENOMEM */

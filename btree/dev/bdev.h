@@ -105,6 +105,8 @@ struct bdev_file_options {
 	bool buffered;	      /* no O_DIRECT (falls back to this by itself where O_DIRECT is refused) */
 	bool no_uring;	      /* use the thread pool even where io_uring is permitted */
 	bool no_lock;	      /* tools that only look (inspect) */
+	bool no_claim;	      /* block devices: the lock, but no O_EXCL: the caller mounts it (fuseblk), and the kernel claims it
+				 then */
 	unsigned queue_depth; /* transfers in flight; 0: 64 */
 	unsigned lock_wait_ms; /* wait this long for the lock of an ending daemon; 0: refuse at once */
 };

@@ -192,7 +192,7 @@ static int open_path(struct file *f, const struct bdev_file_options *opt)
 		return -errno;
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return -ENOTBLK;
-	if (S_ISBLK(st.st_mode) && !opt->read_only && !opt->no_lock)
+	if (S_ISBLK(st.st_mode) && !opt->read_only && !opt->no_lock && !opt->no_claim)
 		flags |= O_EXCL;
 
 	f->fd = opt->buffered ? -1 : open(f->path, flags | O_DIRECT);

@@ -1,0 +1,83 @@
+# Whatever keeps it from mounting is said in one line that names it, with a status that is not 0.
+# only: arbor
+# mount: no
+# time: 120 300
+
+touch "$SCRATCH/no-fsck"
+
+# refuses WHAT PATTERN COMMAND...: one line on stderr that matches; how it ended goes by mount(8)'s statuses.
+refuses()
+{
+	local what=$1 pattern=$2 status=0
+	shift 2
+	timeout 60 "$@" >"$SCRATCH/out" 2>"$SCRATCH/err" </dev/null || status=$?
+	case $status in
+	0) fail "$what: works" ;;
+	124) fail "$what: does not end" ;;
+	12[5-9] | 1[3-9]?) fail "$what: status $status: $(cat "$SCRATCH/err")" ;;
+	esac
+	same "$what: lines" "$(cat "$SCRATCH/err" "$SCRATCH/out" | wc -l) ($(cat "$SCRATCH/err" "$SCRATCH/out"))" \
+		"1 ($(cat "$SCRATCH/err"))"
+	grep -q -i -E -e "$pattern" "$SCRATCH/err" || fail "$what: $(cat "$SCRATCH/err")"
+	echo "$what: $status: $(cat "$SCRATCH/err")"
+	! is_mounted || fail "$what: mounted"
+}
+
+make_fs 256M
+refuses "no image" "missing.*no such file" mount.arbor "$SCRATCH/missing" "$MNT"
+refuses "a directory" "." mount.arbor "$SCRATCH" "$MNT"
+: >"$SCRATCH/empty"
+refuses "an empty file" "empty" mount.arbor "$SCRATCH/empty" "$MNT"
+head -c 64M /dev/urandom >"$SCRATCH/noise"
+refuses "not ours" "noise" mount.arbor "$SCRATCH/noise" "$MNT"
+truncate -s 256M "$SCRATCH/zeros"
+refuses "zeros" "zeros" mount.arbor "$SCRATCH/zeros" "$MNT"
+if command -v mkfs.ext4 >/dev/null; then
+	mkfs.ext4 -q -F "$SCRATCH/zeros"
+	refuses "an ext4 image" "zeros" mount.arbor "$SCRATCH/zeros" "$MNT"
+fi
+head -c 100M "$IMG" >"$SCRATCH/short"
+refuses "cut off" "short" mount.arbor "$SCRATCH/short" "$MNT"
+refuses "no mount point" "no-such-dir.*no such file" mount.arbor "$IMG" "$SCRATCH/no-such-dir"
+refuses "a file as mount point" "empty" mount.arbor "$IMG" "$SCRATCH/empty"
+refuses "an unknown option" "nonsense" mount.arbor -o nonsense=1 "$IMG" "$MNT"
+refuses "a bad value" "commit" mount.arbor -o commit=soon "$IMG" "$MNT"
+refuses "a bad choice" "cache" mount.arbor -o cache=maybe "$IMG" "$MNT"
+
+# Damage: both superblocks; then everything but the superblocks.
+cp --sparse=always "$IMG" "$SCRATCH/damaged"
+dd if=/dev/urandom of="$SCRATCH/damaged" bs=4k count=32 conv=notrunc status=none
+size=$(stat -c %s "$SCRATCH/damaged")
+dd if=/dev/urandom of="$SCRATCH/damaged" bs=4k seek=$((size / 4096 - 32)) count=32 conv=notrunc status=none
+refuses "superblocks overwritten" "damaged" mount.arbor "$SCRATCH/damaged" "$MNT"
+
+# The image is in use.
+mkdir "$SCRATCH/other"
+mount_fs
+status=0
+timeout 60 mount.arbor -f "$IMG" "$SCRATCH/other" >"$SCRATCH/out" 2>&1 || status=$?
+[ $status -ne 0 ] && [ $status -ne 124 ] || fail "an image in use: status $status"
+same "an image in use: lines" "$(wc -l <"$SCRATCH/out")" 1
+grep -q -i -E 'use|lock|mounted' "$SCRATCH/out" || fail "an image in use: $(cat "$SCRATCH/out")"
+mkfs.arbor "$IMG" >"$SCRATCH/out" 2>&1 && fail "mkfs of a mounted image works"
+touch "$MNT/still-there"
+umount_fs
+mkfs.arbor "$IMG" >"$SCRATCH/out" 2>&1 && fail "mkfs over a filesystem works without being told to"
+
+# Not writable: says so, or mounts read-only where that was asked for.
+if [ "$(id -u)" = 0 ] && as_nobody true 2>/dev/null; then
+	chmod 600 "$IMG"
+	refuses "an image of somebody else" "permission denied" as_nobody mount.arbor "$IMG" "$MNT"
+	chmod 644 "$IMG"
+	refuses "an image that may only be read" "permission denied|read-only" as_nobody mount.arbor "$IMG" "$MNT"
+	chmod 666 "$IMG"
+	chmod 700 "$MNT"
+	if [ ! -w /dev/fuse ] || ! as_nobody test -w /dev/fuse; then
+		refuses "a user without /dev/fuse" "." as_nobody mount.arbor "$IMG" "$MNT"
+	fi
+	chmod 755 "$MNT"
+fi
+mount_fs
+[ -e "$MNT/still-there" ] || fail "what was there is gone"
+umount_fs
+check_fs

@@ -49,7 +49,7 @@ static int may_set(const struct inode *i, unsigned what)
 static int set_mode(struct op *op, struct inode *i, mode_t mode)
 {
 	i->mode = (i->mode & S_IFMT) | (mode & 07777);
-	return op->fs->opt.acl && i->state & FS_STATE_XATTRS ? acl_chmod(op, i) : 0;
+	return i->state & FS_STATE_XATTRS ? acl_chmod(op, i) : 0;
 }
 
 static int set_owner(struct op *op, struct inode *i, unsigned what, const struct stat *st)
@@ -61,7 +61,7 @@ static int set_owner(struct op *op, struct inode *i, unsigned what, const struct
 	/* Who is given a file must not be given its powers. A mode set in the same call is meant as it is. */
 	if (!(what & FS_SET_MODE))
 		inode_kill_priv(i);
-	return xattr_kill_caps(op, i);
+	return S_ISDIR(i->mode) ? 0 : xattr_kill_caps(op, i);
 }
 
 static void set_times(struct inode *i, unsigned what, const struct stat *st, const struct timespec *now)

@@ -199,24 +199,24 @@ static int lost_cmp(const void *pa, const void *pb)
 	return d ? d : key_cmp(a->to, b->to);
 }
 
-/* One node may have been met by several scans. */
+/* One node may have been met by several scans, and neighbours may have been lost together. */
 static void tell_lost(struct check *c)
 {
-	struct key done = KEY_MIN;
+	size_t next;
 
 	if (c->n_lost)
 		qsort(c->lost, c->n_lost, sizeof(*c->lost), lost_cmp);
-	for (size_t i = 0; i < c->n_lost; i++) {
-		const struct check_lost *l = &c->lost[i];
+	for (size_t i = 0; i < c->n_lost; i = next) {
+		struct check_lost l = c->lost[i];
 
-		if (!key_less(done, l->to))
-			continue;
-		done = l->to;
+		for (next = i + 1; next < c->n_lost && !key_less(l.to, c->lost[next].from); next++)
+			if (key_less(l.to, c->lost[next].to))
+				l.to = c->lost[next].to;
 		check_problem(c, FS_PROBLEM_UNREADABLE, 0, i, NULL, 0,
 			      "items from inode %" PRIu64 " type %u offset %" PRIu64 " to inode %" PRIu64
 			      " type %u offset %" PRIu64 " cannot be read: %s",
-			      key_ino(l->from), key_type(l->from), l->from.off, key_ino(l->to), key_type(l->to),
-			      l->to.off, strerror(-l->err));
+			      key_ino(l.from), key_type(l.from), l.from.off, key_ino(l.to), key_type(l.to), l.to.off,
+			      strerror(-l.err));
 	}
 }
 

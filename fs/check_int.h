@@ -34,6 +34,7 @@ struct check_inode {
 #define CHECK_MISSING 8u    /* the inode itself is not there: only what it names counts */
 #define CHECK_WALKED 16u    /* search for rings: done */
 #define CHECK_WALKING 32u   /* ... on the way up from where it is now */
+#define CHECK_RING 64u	    /* ... one was found, and it is part of it */
 
 static inline uint64_t check_ino(const struct check_inode *i)
 {

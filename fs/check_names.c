@@ -176,7 +176,7 @@ static void find_ring(struct check *c, struct check_inode *from)
 		do {
 			if (check_ino(i) < check_ino(smallest))
 				smallest = i;
-			i->id = (i->id & ~(uint64_t)CHECK_WALKING) | CHECK_WALKED;
+			i->id = (i->id & ~(uint64_t)CHECK_WALKING) | CHECK_WALKED | CHECK_RING;
 			i = up_from(c, i);
 			n++;
 		} while (!(i->id & CHECK_WALKED));
@@ -266,11 +266,11 @@ int check_path(struct check *c, uint64_t ino, char buf[CHECK_PATH_MAX], const ch
 
 	*ret = NULL;
 	buf[at] = 0;
-	/* Each step takes two bytes of the buffer, so a ring ends, too. */
+	/* Rings are known; whatever else may come, each step takes two bytes of the buffer. */
 	while (ino != FS_ROOT_INO && !err) {
 		const struct check_inode *i = check_find(c, ino);
 
-		if (!i || !i->named_in)
+		if (!i || !i->named_in || i->id & CHECK_RING)
 			return 0;
 		err = prepend_name(c, i->named_in, ino, buf, &at);
 		ino = i->named_in;

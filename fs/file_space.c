@@ -241,24 +241,22 @@ static int punch(struct op *op, struct inode *ino, uint64_t off, uint64_t end, s
 	return err ? err : orphan_remove_range(op, ino, cut.from, cut.to);
 }
 
-/* Inline data has no blocks to take out: zeros are written over it. */
+/* Inline data has no blocks to take out: the item is put again with zeros in it. A file without any is a hole already. */
 static int punch_inline(struct op *op, struct inode *ino, uint64_t off, uint64_t end)
 {
-	uint8_t *zeros;
-	int err = 0;
+	uint8_t *buf = mem_alloc(BLOCK_SIZE);
+	size_t len;
+	int err;
 
-	if (end > ino->size)
-		end = ino->size;
-	if (off < end) {
-		/* Inline data ends in the first block; what is behind it is a hole already. */
-		size_t len = end - off < BLOCK_SIZE ? end - off : BLOCK_SIZE;
-
-		zeros = mem_zalloc(len);
-		if (!zeros)
-			return -ENOMEM;
-		err = file_write(op, ino, zeros, len, off);
-		mem_free(zeros);
+	if (!buf)
+		return -ENOMEM;
+	batch_releases(op->batch);
+	err = file_inline(op->view, ino, buf, &len);
+	if (!err && off < len) {
+		memset(buf + off, 0, (end < len ? end : len) - off);
+		err = batch_put(op->batch, file_inline_key(ino->ino), buf, len);
 	}
+	mem_free(buf);
 	return err ? err : finish(op, ino);
 }
 

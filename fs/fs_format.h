@@ -92,7 +92,7 @@ struct disk_inode {
 	le32 btime_ns;
 	le64 changes;
 };
-static_assert(sizeof(struct disk_inode) == 112);
+static_assert(sizeof(struct disk_inode) == 112, "disk_inode");
 
 #define FS_STATE_XATTRS 1u /* there are xattr items */
 #define FS_STATE_ALL FS_STATE_XATTRS
@@ -119,7 +119,7 @@ struct disk_dirent {
 	uint8_t type;
 	uint8_t name[];
 };
-static_assert(sizeof(struct disk_dirent) == 9);
+static_assert(sizeof(struct disk_dirent) == 9, "disk_dirent");
 
 #define FS_HASH_MAX ((UINT64_C(1) << 55) - 2)
 #define FS_SLOT_BITS 8
@@ -139,7 +139,7 @@ struct disk_xattr {
 	uint8_t name_len;
 	uint8_t name[];
 };
-static_assert(sizeof(struct disk_xattr) == 5);
+static_assert(sizeof(struct disk_xattr) == 5, "disk_xattr");
 
 #define FS_XATTR_SIZE_MAX 65536u
 
@@ -168,7 +168,7 @@ struct disk_extent {
 	le32 zero2;
 	le32 sums[];
 };
-static_assert(sizeof(struct disk_extent) == 32);
+static_assert(sizeof(struct disk_extent) == 32, "disk_extent");
 
 #define FS_EXTENT_BLOCKS_MAX 256u
 #define FS_CLAIM_BLOCKS_MAX (1u << 24)
@@ -185,7 +185,7 @@ struct disk_orphan {
 	le64 from;
 	le64 to;
 };
-static_assert(sizeof(struct disk_orphan) == 16);
+static_assert(sizeof(struct disk_orphan) == 16, "disk_orphan");
 
 enum fs_orphan_kind { FS_ORPHAN_UNLINKED = 0, FS_ORPHAN_RANGE = 1 };
 

@@ -22,6 +22,7 @@
  * through our own buffers.
  */
 #define FUSE_USE_VERSION FUSE_MAKE_VERSION(3, 18)
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>

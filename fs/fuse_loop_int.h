@@ -38,17 +38,17 @@ struct loop {
 	struct loop_options opt;
 	int fd;
 	atomic_bool stopping;
-	atomic_bool ended;	 /* by DESTROY: handlers may not be called any more */
-	atomic_uint active;	 /* handlers running */
-	atomic_int err;		 /* why it stopped, if not for a good reason */
-	bool ready;		 /* INIT has been answered; guarded by being before everything else */
-	uint64_t init_unique;	 /* INIT being answered, 0: not */
-	bool ring_offered;	 /* by the kernel */
-	struct rings *rings;	 /* NULL: /dev/fuse only */
+	atomic_bool ended;    /* by DESTROY: handlers may not be called any more */
+	atomic_uint active;   /* handlers running */
+	atomic_int err;	      /* why it stopped, if not for a good reason */
+	bool ready;	      /* INIT has been answered; guarded by being before everything else */
+	uint64_t init_unique; /* INIT being answered, 0: not */
+	bool ring_offered;    /* by the kernel */
+	struct rings *rings;  /* NULL: /dev/fuse only */
 
 	pthread_mutex_t lock;
-	pthread_cond_t left;	 /* a thread has ended */
-	unsigned reading;	 /* threads with a reader's place; guarded by lock, as are those below */
+	pthread_cond_t left; /* a thread has ended */
+	unsigned reading;    /* threads with a reader's place; guarded by lock, as are those below */
 	unsigned running, started;
 	struct loop_thread *idle; /* a stack: the one that ran last is warm */
 	struct loop_thread *threads;

@@ -53,14 +53,14 @@ const char *const mount_usage =
 
 enum option_kind {
 	IGNORE,
-	FLAG,	  /* bool = value */
-	SWITCH,	  /* enum mount_switch = value */
-	ATIME,	  /* enum fs_atime = value */
+	FLAG,	/* bool = value */
+	SWITCH, /* enum mount_switch = value */
+	ATIME,	/* enum fs_atime = value */
 	CACHE,
 	TRANSPORT,
 	SIZE,
 	SECONDS,
-	NUMBER,	  /* unsigned, up to value */
+	NUMBER, /* unsigned, up to value */
 	REFUSE,
 };
 
@@ -227,8 +227,9 @@ static int set_with_value(const struct option_row *row, const char *value, struc
 			  char error[MOUNT_ERROR_SIZE])
 {
 	static const char *const caches[] = { "writethrough", "writeback", NULL };
-	static const char *const transports[] = { [MOUNT_AUTO] = "auto", [MOUNT_DEV] = "dev", [MOUNT_URING] = "uring",
-						  NULL };
+	static const char *const transports[] = {
+		[MOUNT_AUTO] = "auto", [MOUNT_DEV] = "dev", [MOUNT_URING] = "uring", NULL
+	};
 	void *field = (char *)o + row->offset;
 	int n;
 

@@ -27,9 +27,9 @@ struct mount_options {
 	bool read_only, acl, discard, writeback, nonempty;
 	enum fs_atime atime;
 	bool nodiratime;
-	size_t cache_bytes;    /* nodes in memory; 0: by the machine's memory */
-	size_t buffer_bytes;   /* data on its way to the device; 0: the engine's default */
-	unsigned commit_ms;    /* 0: the engine's default */
+	size_t cache_bytes;  /* nodes in memory; 0: by the machine's memory */
+	size_t buffer_bytes; /* data on its way to the device; 0: the engine's default */
+	unsigned commit_ms;  /* 0: the engine's default */
 
 	enum mount_transport transport;
 	unsigned readers, threads; /* 0: by the number of CPUs */

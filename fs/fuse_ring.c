@@ -26,6 +26,7 @@
  * of threads. As soon as requests are seen to overlap, the next RING_BUSY of them are handed over.
  */
 #define FUSE_USE_VERSION FUSE_MAKE_VERSION(3, 18)
+#include <assert.h>
 #include <errno.h>
 #include <liburing.h>
 #include <sched.h>
@@ -75,7 +76,7 @@ struct ring_entry {
 	struct ring *ring;
 	struct ring_entry *next; /* in `done` of the ring, or in the workers' queue */
 	uint16_t qid;
-	bool answered;	    /* of its owner at the moment */
+	bool answered; /* of its owner at the moment */
 	uint64_t commit_id;
 	struct ring_header *header;
 	char *body; /* LOOP_HEAD bytes, then the payload: LOOP_BODY bytes */
@@ -113,7 +114,7 @@ struct rings {
 	struct ring *ring;
 
 	pthread_mutex_t lock;
-	pthread_cond_t changed;	/* registered, err */
+	pthread_cond_t changed; /* registered, err */
 	unsigned registered;	/* rings; guarded by lock */
 	int err;
 
@@ -439,9 +440,8 @@ static int register_entries(struct ring *r)
 	n = io_uring_submit(&r->io);
 	if (n < 0)
 		return n;
-	io_uring_for_each_cqe(&r->io, head, cqe)
-		if (cqe->user_data != (uintptr_t)r && cqe->res < 0 && cqe->res != -EAGAIN)
-			err = cqe->res;
+	io_uring_for_each_cqe(&r->io, head, cqe) if (cqe->user_data != (uintptr_t)r && cqe->res < 0 &&
+						     cqe->res != -EAGAIN) err = cqe->res;
 	return err;
 }
 
@@ -600,12 +600,12 @@ int rings_start(struct rings *all)
 	pthread_mutex_lock(&all->lock);
 	while (all->registered < n)
 		pthread_cond_wait(&all->changed, &all->lock);
+	/* The kernel holds everything back until all its queues have entries, unless it has refused some itself. */
+	if (err && !all->err)
+		loop_fail(all->loop, err);
 	if (!err)
 		err = all->err;
 	pthread_mutex_unlock(&all->lock);
-	/* Not all queues: the kernel would wait for the others. */
-	if (err)
-		loop_fail(all->loop, err);
 	return err;
 }
 

@@ -23,7 +23,7 @@ bool rings_permitted(void);
 
 int rings_open(struct loop *, struct rings **ret);
 int rings_start(struct rings *);
-void rings_stop(struct rings *); /* returns when no thread of it serves any more */
+void rings_stop(struct rings *);  /* returns when no thread of it serves any more */
 void rings_close(struct rings *); /* accepts NULL */
 
 /* The answer to what the calling thread serves; iov[0] is a struct fuse_out_header. */

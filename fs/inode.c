@@ -165,7 +165,7 @@ void inode_touch(struct inode *i, const struct timespec *now)
 
 void inode_kill_priv(struct inode *i)
 {
-	if (!S_ISREG(i->mode))
+	if (S_ISDIR(i->mode))
 		return;
 	i->mode &= ~(uint32_t)S_ISUID;
 	/* Without permission for the group to execute it, set-group-id means mandatory locking and is no privilege. */

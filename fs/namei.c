@@ -17,8 +17,6 @@
  * Names that are never in a directory: "." and ".." (found by what the inode says), and the control directory's at live's root,
  * which is found elsewhere and only kept free here. For a kernel's requests the first two never come; errors are Linux's.
  */
-#include "fs/namei.h"
-
 #include <dirent.h>
 #include <linux/fs.h>
 #include <string.h>
@@ -27,6 +25,7 @@
 
 #include "fs/acl.h"
 #include "fs/fs_int.h"
+#include "fs/namei.h"
 #include "fs/orphan.h"
 
 /* ---- what operations share ---- */
@@ -211,6 +210,15 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_entry 
 	return err;
 }
 
+/* A target never changes, so a part is missing only if the symlink has been deleted meanwhile, or is damaged. */
+static int target_missing(struct op *op, const struct inode *i, uint64_t off)
+{
+	struct inode now;
+	int err = inode_load(op->view, i->ino, &now);
+
+	return err ? err : corrupt("symlink", i->ino, "incomplete at", off, i->size);
+}
+
 int fs_readlink(struct fs *fs, uint64_t node, char *buf, size_t size, size_t *ret_len)
 {
 	size_t room = size ? size - 1 : 0, copied = 0;
@@ -222,13 +230,12 @@ int fs_readlink(struct fs *fs, uint64_t node, char *buf, size_t size, size_t *re
 		err = inode_load(op.view, node_ino(node), &i);
 	if (!err && !S_ISLNK(i.mode))
 		err = -EINVAL;
-	/* A target never changes; but it may be deleted meanwhile by whoever does not mind the references. */
 	for (uint64_t off = 0; !err && off < i.size;) {
 		size_t left = room - copied, len;
 
-		err = view_get(op.view, key_make(i.ino, FS_ITEM_INLINE, off), buf + copied, left, &len);
+		err = view_get(op.view, key_make(i.ino, FS_ITEM_INLINE, off), left ? buf + copied : NULL, left, &len);
 		if (err == -ENOENT || (!err && len > i.size - off))
-			err = corrupt("symlink", i.ino, "incomplete at", off, i.size);
+			err = target_missing(&op, &i, off);
 		if (!err) {
 			copied += len < left ? len : left;
 			off += len;

@@ -267,7 +267,7 @@ static void print_summary(const struct args *a, struct fs *fs, const struct fs_c
 		printf("%s: %" PRIu64 " problem%s; not repaired (fsck.arbor does not repair yet)\n", a->path, problems,
 		       problems == 1 ? "" : "s");
 	else if (fs_statfs(fs, &st) == 0)
-		printf("%s: clean, %" PRIu64 " files and directories (%" PRIu64 " directories), %" PRIu64 "/%" PRIu64
+		printf("%s: clean, %" PRIu64 " inodes (%" PRIu64 " directories), %" PRIu64 "/%" PRIu64
 		       " blocks used\n",
 		       a->path, r->inodes, r->directories, (uint64_t)(st.f_blocks - st.f_bfree), (uint64_t)st.f_blocks);
 }

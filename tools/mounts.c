@@ -33,7 +33,7 @@ static void unescape(char *s)
 }
 
 /*
- * 36 35 98:0 /root /point rw,noatime shared:1 - type source rw,errors=continue
+ * 36 35 98:0 /part /point rw,noatime shared:1 - type source rw,errors=continue
  * There may be none or several optional fields before the dash.
  */
 int mount_info_parse(char *line, struct mount_info *ret)

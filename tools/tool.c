@@ -194,12 +194,12 @@ const char *tool_size_text(uint64_t bytes, char buf[TOOL_SIZE_TEXT])
 	} else {
 		uint64_t one = UINT64_C(1) << (10 * unit), whole = bytes / one, rest = bytes % one;
 
-		/* One digit behind the point, rounded down, where there is anything behind it. */
+		/* One digit behind the point, cut, where there is anything behind it. */
 		if (rest == 0 || whole >= 100)
 			snprintf(buf, TOOL_SIZE_TEXT, "%" PRIu64 " %ciB", whole, units[unit]);
 		else
-			snprintf(buf, TOOL_SIZE_TEXT, "%" PRIu64 ".%u %ciB", whole,
-				 (unsigned)((double)rest * 10 / (double)one), units[unit]);
+			snprintf(buf, TOOL_SIZE_TEXT, "%" PRIu64 ".%" PRIu64 " %ciB", whole,
+				 (rest >> (10 * (unit - 1))) * 10 / 1024, units[unit]);
 	}
 	return buf;
 }

@@ -32,7 +32,7 @@ const char *tool_listen_end(void); /* that line, "" if there was none; valid unt
 
 /* ---- numbers ---- */
 
-#define TOOL_SIZE_TEXT 24u
+#define TOOL_SIZE_TEXT 40u
 
 /* "4096", "16K", "10G", "1TiB": bytes. -EINVAL: not a size; -ERANGE: more than 2^63 - 1. */
 int tool_size_parse(const char *text, uint64_t *ret);

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "btree/mem.h"
-#include "fs/extent.h"
+#include "fs/file.h"
 #include "tests/kit/test.h"
 
 void filekit_init(struct filekit *f, struct fskit *k, const char *name, size_t cap)
@@ -94,6 +94,26 @@ int filekit_truncate(struct filekit *f, size_t size)
 	assert_int_equal(e.st.st_size, size);
 	filekit_expect_truncate(f, size);
 	return 0;
+}
+
+int filekit_claim(struct filekit *f, size_t from, size_t to)
+{
+	struct inode i;
+	struct op op;
+	int err;
+
+	assert_int_equal(op_begin(f->k->fs, f->node, &op), 0);
+	op_lock(&op, &f->node, 1);
+	assert_int_equal(inode_load(op.view, f->node, &i), 0);
+	err = file_uninline(&op, &i);
+	if (!err)
+		err = extent_fill(&op, &i, from, to);
+	if (!err)
+		err = inode_put(op.batch, &i);
+	if (!err)
+		err = op_commit(&op);
+	op_end(&op);
+	return err;
 }
 
 bool filekit_same(struct filekit *f, size_t off, size_t len)

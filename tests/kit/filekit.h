@@ -25,6 +25,9 @@ int filekit_write(struct filekit *, size_t off, size_t len);
 int filekit_append(struct filekit *, size_t len);
 int filekit_truncate(struct filekit *, size_t size);
 
+/* Promises room for the holes of [from, to), multiples of a block; the size stays. */
+int filekit_claim(struct filekit *, size_t from, size_t to);
+
 /* Only what must be in it changes. */
 void filekit_expect_write(struct filekit *, size_t off, size_t len);
 void filekit_expect_truncate(struct filekit *, size_t size);

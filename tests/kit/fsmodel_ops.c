@@ -141,6 +141,8 @@ static bool regular(struct fsm *m, const struct fsm_inode *node)
 		wrong(m, EISDIR);
 	else if (!S_ISREG(node->mode))
 		wrong(m, EINVAL);
+	if (node && !S_ISREG(node->mode) && node->flags & (FSM_IMMUTABLE | FSM_APPEND))
+		wrong(m, EPERM);
 	return node && S_ISREG(node->mode);
 }
 
@@ -440,10 +442,6 @@ void fsm_fallocate(struct fsm *m, struct fsm_inode *node, int mode, uint64_t off
 {
 	bool keep = mode & FALLOC_FL_KEEP_SIZE;
 
-	if (!regular(m, node))
-		return;
-	if (node->flags & FSM_IMMUTABLE || (node->flags & FSM_APPEND && mode & ~FALLOC_FL_KEEP_SIZE))
-		wrong(m, EPERM);
 	if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
 		wrong(m, EOPNOTSUPP);
 	if (mode & FALLOC_FL_PUNCH_HOLE && (!keep || mode & FALLOC_FL_ZERO_RANGE))
@@ -452,6 +450,10 @@ void fsm_fallocate(struct fsm *m, struct fsm_inode *node, int mode, uint64_t off
 		wrong(m, EINVAL);
 	if (off > FSM_SIZE_MAX || len > FSM_SIZE_MAX - off)
 		wrong(m, EFBIG);
+	if (!regular(m, node))
+		return;
+	if (node->flags & FSM_IMMUTABLE || (node->flags & FSM_APPEND && mode & ~FALLOC_FL_KEEP_SIZE))
+		wrong(m, EPERM);
 	if (!go(m))
 		return;
 	touch(m, node);
@@ -465,9 +467,11 @@ void fsm_fallocate(struct fsm *m, struct fsm_inode *node, int mode, uint64_t off
 
 void fsm_copy(struct fsm *m, struct fsm_inode *from, uint64_t off, struct fsm_inode *to, uint64_t off2, uint64_t len)
 {
+	bool both = regular(m, from);
 	uint8_t *buf;
 
-	if (!regular(m, from) || !regular(m, to))
+	both = regular(m, to) && both;
+	if (!both)
 		return;
 	if (to->flags & (FSM_IMMUTABLE | FSM_APPEND))
 		wrong(m, EPERM);

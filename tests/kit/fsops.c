@@ -423,6 +423,9 @@ static void gen_data(struct gen *g, struct fsop *op)
 	case FSOP_SEEK:
 		op->mode = rng_chance(g->r, 1, 2) ? SEEK_HOLE : SEEK_DATA;
 		op->len = 0;
+		/* A directory's positions are anything. */
+		if (!g->p->direct && node_at(g->m, &op->at) && !S_ISREG(node_at(g->m, &op->at)->mode))
+			op->kind = FSOP_STAT;
 		break;
 	default:
 		break;
@@ -441,6 +444,9 @@ static void gen_attr(struct gen *g, struct fsop *op)
 		if (node && S_ISLNK(node->mode))
 			op->at = (struct fsop_at){ -1, op->at.dir, FSOP_SELF };
 		op->mode = some_mode(g, true) | (rng_chance(g->r, 1, 2) ? (uint32_t)rng_below(g->r, 8) << 9 : 0);
+		/* Whether root's own writing takes them away, filesystems differ in. */
+		if (!g->p->direct && node && !S_ISDIR(node->mode))
+			op->mode &= 01777;
 		if (op->at.dir == FSM_ROOT && op->at.name == FSOP_SELF)
 			op->mode = 0755;
 		break;

@@ -102,7 +102,7 @@ start_daemon()
 		bash -c 'echo $$ >"$SCRATCH/daemon.pid"; exec mount.arbor -f "$@"' daemon \
 			${options:+-o "$options"} "$1" "$MNT" >>"$SCRATCH/daemon.log" 2>&1
 		echo $? >"$SCRATCH/daemon.status"
-	) &
+	) 2>/dev/null &
 }
 
 mounted_or_ended()

@@ -27,8 +27,8 @@ static int poke(struct bdev *dev, char **argv)
 	int err = d ? bdev_read(dev, addr, d, 1) : -ENOMEM;
 
 	if (!err) {
-		le32_put((le32 *)((char *)d + off), (uint32_t)strtoull(argv[2], NULL, 0));
-		le64_put(&d->sum, XXH3_64bits((char *)d + sizeof(d->sum), BLOCK_SIZE - sizeof(d->sum)));
+		*(le32 *)((char *)d + off) = le32_put((uint32_t)strtoull(argv[2], NULL, 0));
+		d->sum = le64_put(XXH3_64bits((char *)d + sizeof(d->sum), BLOCK_SIZE - sizeof(d->sum)));
 		err = bdev_write(dev, addr, d, 1);
 	}
 	if (!err)
@@ -37,7 +37,7 @@ static int poke(struct bdev *dev, char **argv)
 	return err;
 }
 
-static int hold(void)
+static void hold(void)
 {
 	puts("held");
 	fflush(stdout);
@@ -93,7 +93,7 @@ int main(int argc, char **argv)
 		if (strcmp(argv[1], "poke") == 0)
 			err = poke(dev, argv + 3);
 		else if (strcmp(argv[1], "hold") == 0)
-			err = hold();
+			hold();
 		else
 			err = fill(dev, strcmp(argv[1], "dirty") == 0);
 		bdev_close(dev);

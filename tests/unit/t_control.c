@@ -74,7 +74,7 @@ static void status_says_what_it_should(void **state)
 
 	(void)state;
 	open_both(&k, &c);
-	assert_int_equal(fskit_create(&k, "/file"), 0);
+	assert_int_equal(fskit_create(&k, "file"), 0);
 	json = parse(c);
 	for (size_t i = 0; i < ARRAY_LEN(keys); i++)
 		if (!json_object_get(json, keys[i]))
@@ -105,7 +105,7 @@ static void a_failure_is_shown(void **state)
 	(void)state;
 	open_both(&k, &c);
 	simdev_add_fault(k.disk, &(struct simdev_fault){ .op = SIMDEV_WRITE });
-	(void)fskit_create(&k, "/file");
+	(void)fskit_create(&k, "file");
 	assert_int_not_equal(fs_sync(k.fs), 0);
 	json = parse(c);
 	assert_string_equal(json_string_value(json_object_get(json, "state")), "failed");
@@ -135,7 +135,7 @@ static void each_lookup_is_a_text_of_its_own(void **state)
 	assert_true(S_ISREG(one.st.st_mode));
 	assert_int_equal(one.st.st_mode & 0777, 0444);
 
-	assert_int_equal(fskit_create(&k, "/file"), 0);
+	assert_int_equal(fskit_create(&k, "file"), 0);
 	status_node(c, &two);
 	assert_int_not_equal(one.node, two.node);
 	assert_int_equal(control_read(c, one.node, 0, 1 << 20, &later, &later_len), 0);

@@ -9,8 +9,8 @@
 
 struct row {
 	const char *name;
-	const char *list; /* -o; NULL: none */
-	const char *text; /* mount_options_text; NULL: it must be refused */
+	const char *list;  /* -o; NULL: none */
+	const char *text;  /* mount_options_text; NULL: it must be refused */
 	const char *error; /* a part of the message */
 };
 
@@ -78,10 +78,10 @@ static void parses_a_list(void **state)
 	assert_string_equal(o.mountpoint, "dir");
 }
 
-#define PARSE(...)                                                            \
-	({                                                                    \
-		char *argv[] = { "mount.arbor", __VA_ARGS__, NULL };          \
-		mount_options_parse(ARRAY_LEN(argv) - 1, argv, &o, error); \
+#define PARSE(...)                                                                                                     \
+	({                                                                                                             \
+		char *argv[] = { "mount.arbor", __VA_ARGS__, NULL };                                                   \
+		mount_options_parse(ARRAY_LEN(argv) - 1, argv, &o, error);                                             \
 	})
 
 static void arguments(void **state)

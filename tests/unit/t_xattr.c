@@ -17,7 +17,8 @@
 #include "tests/kit/rng.h"
 #include "tests/kit/test.h"
 
-static const char long_name[] = "user."
+static const char long_name[] =
+	"user."
 	"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
 	"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
 	"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";
@@ -36,7 +37,8 @@ static void make_tree(struct fskit *k)
 	assert_int_equal(fs_mknod(k->fs, &fskit_root, FS_ROOT, "p", S_IFIFO | 0666, 0, &e), 0);
 	fs_forget(k->fs, e.node, 1);
 	for (const char *path = "fia"; *path; path++)
-		assert_int_equal(fs_setxattr(k->fs, fskit_node(k, (char[]){ *path, 0 }), "user.old", "1", 1, 0, false), 0);
+		assert_int_equal(fs_setxattr(k->fs, fskit_node(k, (char[]){ *path, 0 }), "user.old", "1", 1, 0, false),
+				 0);
 	assert_int_equal(fs_setflags(k->fs, fskit_node(k, "i"), FS_IMMUTABLE_FL), 0);
 	assert_int_equal(fs_setflags(k->fs, fskit_node(k, "a"), FS_APPEND_FL), 0);
 }
@@ -282,7 +284,6 @@ static void they_go_with_the_file(void **state)
 	assert_int_equal(fskit_unlink(&k, "f"), 0);
 	fskit_check(&k);
 	fskit_remount(&k); /* addresses of nodes kept for later go back */
-	print_message("# %llu %llu\n", (unsigned long long)fskit_free(&k), (unsigned long long)before);
 	assert_true(fskit_free(&k) + 3 >= before);
 	fskit_release(&k);
 	free(val);
@@ -439,7 +440,8 @@ int main(void)
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		tests[n++] = TEST_ROW(rows[i].says, a_row, &rows[i]);
 	tests[n++] = TEST_ROW("buffers_that_are_too_small", buffers_that_are_too_small, NULL);
-	tests[n++] = TEST_ROW("the_time_of_change_moves_and_nothing_else", the_time_of_change_moves_and_nothing_else, NULL);
+	tests[n++] =
+		TEST_ROW("the_time_of_change_moves_and_nothing_else", the_time_of_change_moves_and_nothing_else, NULL);
 	tests[n++] = TEST_ROW("the_list_never_becomes_too_long", the_list_never_becomes_too_long, NULL);
 	tests[n++] = TEST_ROW("the_inode_knows_whether_there_are_any", the_inode_knows_whether_there_are_any, NULL);
 	tests[n++] = TEST_ROW("capabilities_go_with_a_write", capabilities_go_with_a_write, NULL);

@@ -65,6 +65,8 @@ struct daemon {
 	int result; /* of the last checkpoint */
 	_Atomic(struct loop *) serving;
 	atomic_int verbose;
+	bool opening; /* what the engine complains of goes into one line with our own; guarded by being alone */
+	char first[MOUNT_ERROR_SIZE]; /* of it */
 	atomic_bool to_syslog;
 };
 
@@ -83,6 +85,10 @@ static void sink(void *arg, enum log_level level, const char *line)
 	(void)arg;
 	if (level == LOG_INFO && !atomic_load(&the.verbose))
 		return;
+	if (level == LOG_ERROR && the.opening && !the.first[0]) {
+		snprintf(the.first, sizeof(the.first), "%s", line);
+		return;
+	}
 	if (atomic_load(&the.to_syslog))
 		syslog(priority[level], "%s", line);
 	else
@@ -368,12 +374,20 @@ static int open_fs(void)
 		"daemon",     "mount.arbor " ARBOR_VERSION,
 		NULL,
 	};
-	int err = fs_mount(the.dev, &o, &the.m.fs);
+	int err;
 
+	the.opening = true;
+	err = fs_mount(the.dev, &o, &the.m.fs);
+	the.opening = false;
 	if (err) {
-		say("%s: %s", the.source, fs_why(err));
+		bool detail = the.first[0] && err != -ENODEV;
+
+		say("%s: %s%s%s%s", the.source, fs_why(err), detail ? " (" : "", detail ? the.first : "",
+		    detail ? ")" : "");
 		return MOUNT_FAILED;
 	}
+	if (the.first[0])
+		say("%s", the.first);
 	err = control_open(the.m.fs, about, &the.m.control);
 	if (err) {
 		say("%s", strerror(-err));

@@ -439,19 +439,24 @@ static int drain(struct fs *fs)
 	return ret;
 }
 
+/* Until the thread, and others like us, have done what they had taken. */
+static void wait_idle(struct orphans *o)
+{
+	pthread_mutex_lock(&o->lock);
+	while (o->busy && !atomic_load(&o->stop))
+		pthread_cond_wait(&o->idle, &o->lock);
+	pthread_mutex_unlock(&o->lock);
+}
+
 int fs_reap(struct fs *fs)
 {
-	struct orphans *o = fs->orphans;
 	int err;
 
 	if (fs->read_only)
 		return 0;
 	err = drain(fs);
-	pthread_mutex_lock(&o->lock);
-	while (o->busy && !atomic_load(&o->stop)) /* the thread, or another like us */
-		pthread_cond_wait(&o->idle, &o->lock);
-	pthread_mutex_unlock(&o->lock);
-	return err;
+	wait_idle(fs->orphans);
+	return err ? err : drain(fs); /* what the thread could not do is ours again */
 }
 
 static void *reaper(void *arg)

@@ -124,14 +124,13 @@ static void print_engine(json_t *json)
 	char a[TOOL_SIZE_TEXT], b[TOOL_SIZE_TEXT];
 	uint64_t node = number_at(json, "node_size"), frames = number_at(json, "cache.frames");
 
-	printf("  %-14s %s of %s used, durable up to %" PRIu64 " of %" PRIu64 "\n", "log", size_at(json, "log.used", a),
-	       size_at(json, "log.size", b), number_at(json, "log.lsn_durable"),
-	       number_at(json, "log.lsn_next") ? number_at(json, "log.lsn_next") - 1 : 0);
+	printf("  %-14s %s of %s used, %" PRIu64 " operations not durable yet\n", "log", size_at(json, "log.used", a),
+	       size_at(json, "log.size", b), number_at(json, "log.lsn_next") - number_at(json, "log.lsn_durable"));
 	printf("  %-14s %" PRIu64 " syncs in %" PRIu64 " segments\n", "", number_at(json, "log.syncs"),
 	       number_at(json, "log.segments"));
-	printf("  %-14s %" PRIu64 ", the last took %.1f ms, the longest stop %.1f ms\n", "checkpoints",
+	printf("  %-14s %" PRIu64 ", the last took %.1f ms, the longest stop for one %" PRIu64 " us\n", "checkpoints",
 	       number_at(json, "checkpoint.count"), (double)number_at(json, "checkpoint.last_us") / 1000,
-	       (double)number_at(json, "checkpoint.freeze_max_us") / 1000);
+	       number_at(json, "checkpoint.freeze_max_us"));
 	printf("  %-14s %" PRIu64 " nodes of %s (at most %" PRIu64 "), %" PRIu64 " dirty\n", "cache", frames,
 	       tool_size_text(node, a), number_at(json, "cache.frames_max"), number_at(json, "cache.dirty"));
 	if (number_at(json, "cache.copies_used") || number_at(json, "cache.nodes_mended"))

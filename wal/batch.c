@@ -53,13 +53,13 @@ void batch_reset(struct batch *b)
 	b->changes_end = 0;
 	b->n_coll = b->n_changes = 0;
 	b->allocated.n = b->replay_taken.n = b->bodies.n = 0;
-	b->claimed_alloc = 0;
 	b->n_runs = b->n_raises = 0;
 	b->data_blocks = 0;
 	b->n_draining = 0;
 	b->scarce = false;
 	b->n_extra = 0;
-	if (b->class == SUPPLY_RELEASING)
+	b->claim_tries = 0;
+	if (b->class != SUPPLY_SYSTEM)
 		b->class = SUPPLY_NORMAL;
 	refs_reset(&b->refs);
 }
@@ -276,7 +276,7 @@ int batch_raise(struct batch *b, unsigned counter, uint64_t value)
 
 void batch_releases(struct batch *b)
 {
-	if (b->class == SUPPLY_NORMAL)
+	if (b->class < SUPPLY_RELEASING)
 		b->class = SUPPLY_RELEASING;
 }
 
@@ -289,6 +289,8 @@ int batch_alloc(struct batch *b, uint32_t want, bool claimed, struct extent *ret
 
 	if (!want || want > DATA_RUN_BLOCKS_MAX)
 		return -EINVAL;
+	if (claimed && b->class == SUPPLY_NORMAL)
+		b->class = SUPPLY_CLAIMED;
 	err = store_failed(s);
 	for (unsigned tries = 0; !err; tries++) {
 		err = supply_data(s, want, claimed, b->class, &addr, &blocks);

@@ -349,7 +349,7 @@ static int check_joined(const struct batch *b)
 	return 0;
 }
 
-enum lack { LACK_NODE, LACK_NESTED, LACK_SUPPLY, LACK_LOG };
+enum lack { LACK_NODE, LACK_NESTED, LACK_SUPPLY, LACK_LOG, LACK_CLAIMS };
 
 /* Taken ranges that stand on the dead list in the system tree: the items go, and what is left of them comes back. */
 static int plan_nested(struct batch *b, enum lack *what)
@@ -440,8 +440,10 @@ static int plan(struct batch *b, enum lack *what)
 		/* What a transaction has claimed is to become live's, and stands in for it. */
 		uint64_t mine = b->merge_claims > 0 ? (uint64_t)b->merge_claims : 0, all = store_claims(s);
 
-		if ((all > mine ? all - mine : 0) + (uint64_t)b->refs.claims > space_free_blocks(s->space))
-			return -ENOSPC;
+		if (supply_for_claims((all > mine ? all - mine : 0) + (uint64_t)b->refs.claims) > space_free_blocks(s->space)) {
+			*what = LACK_CLAIMS;
+			return -EAGAIN;
+		}
 	}
 	*what = LACK_SUPPLY;
 	b->slices = b->replay && b->scarce && b->plan.need > b->plan.supply;
@@ -480,6 +482,9 @@ static int fetch(struct batch *b, enum lack what)
 		batch_drop_room(b);
 		return checkpoint_wait(b->store);
 	}
+	/* What was released may still wait for its checkpoint. A batch that is begun again by its caller would ask for ever. */
+	if (what == LACK_CLAIMS)
+		return b->keep ? make_room(b->store, b->class, b->claim_tries++) : -ENOSPC;
 	err = supply_wanted(b, false);
 	if (!err && b->nested)
 		err = supply_wanted(b->nested, false);

@@ -102,7 +102,8 @@ struct view {
 
 /* ---- supply.c ---- */
 
-enum supply_class { SUPPLY_NORMAL, SUPPLY_RELEASING, SUPPLY_SYSTEM };
+/* In order of what they may take: CLAIMED is a batch that writes what was promised. */
+enum supply_class { SUPPLY_NORMAL, SUPPLY_CLAIMED, SUPPLY_RELEASING, SUPPLY_SYSTEM };
 
 /* Addresses of nodes: taken from the map (`used`), not reachable: a crash gives them back. */
 struct node_addr {
@@ -200,7 +201,7 @@ struct batch {
 
 	struct ref_ranges allocated; /* by batch_alloc; in replay the record's fresh ranges */
 	struct ref_ranges replay_taken;
-	uint64_t claimed_alloc;	     /* blocks of them taken against claims */
+	unsigned claim_tries;	     /* how often room was made for promises */
 	struct data_run **runs;
 	size_t n_runs, cap_runs;
 	size_t data_blocks;	     /* in runs */
@@ -411,6 +412,7 @@ void supply_close(struct store *);
 int supply_nodes(struct store *, enum supply_class, struct node_addr *ret, size_t n);
 int supply_return(struct store *, const struct node_addr *, size_t n); /* never written ones; -ENOMEM: not taken */
 int supply_data(struct store *, uint32_t want, bool claimed, enum supply_class, uint64_t *ret_addr, uint32_t *ret_blocks);
+uint64_t supply_for_claims(uint64_t claims); /* blocks to keep for promises of so many */
 void supply_refill(struct store *);	/* fills the reserves again; after space has come back */
 bool supply_low(struct store *);
 int make_room(struct store *, enum supply_class, unsigned tries); /* 0: try again */

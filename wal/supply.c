@@ -57,9 +57,15 @@ static void pool_to_map(struct store *s)
 }
 
 /* Blocks the map can still give without touching what is claimed. */
+/* Writing what was promised takes nodes besides: the items it becomes, and a few for the changes under way. */
+uint64_t supply_for_claims(uint64_t claims)
+{
+	return claims + claims / 32 + (claims < 128 ? claims : 128);
+}
+
 static uint64_t unclaimed(struct store *s)
 {
-	uint64_t claims = store_claims(s), free = space_free_blocks(s->space);
+	uint64_t claims = supply_for_claims(store_claims(s)), free = space_free_blocks(s->space);
 
 	return claims > free ? 0 : free - claims;
 }
@@ -187,11 +193,11 @@ int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret
 		uint64_t share = space_free_blocks(s->space) / node_blocks(s) / 32;
 		size_t want = n - got + (share < POOL_REFILL ? share : POOL_REFILL);
 
-		err = from_map(s, &u->pool, want, class == SUPPLY_SYSTEM);
+		err = from_map(s, &u->pool, want, class == SUPPLY_SYSTEM || class == SUPPLY_CLAIMED);
 	}
 	if (err == -ENOSPC && class == SUPPLY_SYSTEM)
 		got += take(&u->system, ret + got, n - got);
-	if (err == -ENOSPC && class != SUPPLY_NORMAL)
+	if (err == -ENOSPC && class > SUPPLY_CLAIMED)
 		got += take(&u->releasing, ret + got, n - got);
 	if (got == n) {
 		err = 0;
@@ -236,7 +242,7 @@ int supply_data(struct store *s, uint32_t want, bool claimed, enum supply_class 
 	int err = 0;
 
 	pthread_mutex_lock(&u->lock);
-	if (class == SUPPLY_NORMAL && !claimed && !reserves_full(s))
+	if (class <= SUPPLY_CLAIMED && !claimed && !reserves_full(s))
 		err = -ENOSPC;
 	if (!err) {
 		room = claimed ? space_free_blocks(s->space) : unclaimed(s);
@@ -279,7 +285,7 @@ int make_room(struct store *s, enum supply_class class, unsigned tries)
 		}
 		if ((atomic_load(&s->reclaimed) != before && tries < 16) || (atomic_load(&s->reclaiming) && tries < 4))
 			return 0;
-		if (class == SUPPLY_NORMAL || !txn_kill_oldest(s))
+		if (class <= SUPPLY_CLAIMED || !txn_kill_oldest(s))
 			return -ENOSPC;
 	}
 }

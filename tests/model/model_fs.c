@@ -132,6 +132,9 @@ static void rig_check(struct rig *rig)
 	struct fs_check_options o = { .data = true, .threads = 1, .report = print_problem };
 	struct fs_check_result result;
 
+	/* With threads, deletions may still be under way, and nothing may change under the check. */
+	if (!rig->opt.no_threads)
+		must(rig, "reaping", fs_reap(rig->fs));
 	must(rig, "the check", fs_check(rig->fs, &o, &result));
 }
 

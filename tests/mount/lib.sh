@@ -89,25 +89,42 @@ make_fs()
 	}
 }
 
-# start_daemon SOURCE [OPTIONS]: the daemon in the foreground of a shell that keeps its status in $SCRATCH/daemon.status, and
-# its process id in daemon.pid.
+# start_daemon SOURCE [OPTIONS]: the daemon in the foreground of a shell that keeps its process id and status in files that are
+# its own: one that ends late must not speak for the next.
 start_daemon()
 {
 	local options=${2:-$MOUNT_OPTIONS}
 
-	rm -f "$SCRATCH/daemon.status" "$SCRATCH/daemon.pid"
+	DAEMON=$(mktemp "$SCRATCH/daemon-XXXXXX")
+	echo "$DAEMON" >"$SCRATCH/daemon"
 	(
 		cd /
 		set +e
-		bash -c 'echo $$ >"$SCRATCH/daemon.pid"; exec mount.arbor -f "$@"' daemon \
-			${options:+-o "$options"} "$1" "$MNT" >>"$SCRATCH/daemon.log" 2>&1
-		echo $? >"$SCRATCH/daemon.status"
+		bash -c 'echo $$ >"$0.pid"; exec mount.arbor -f "$@"' "$DAEMON" ${options:+-o "$options"} "$1" "$MNT" \
+			>>"$SCRATCH/daemon.log" 2>&1
+		echo $? >"$DAEMON.status"
 	) 2>/dev/null &
+}
+
+# daemon_pid, daemon_status: of the one started last, also by another shell
+daemon_pid()
+{
+	cat "$(cat "$SCRATCH/daemon").pid"
+}
+
+daemon_status()
+{
+	cat "$(cat "$SCRATCH/daemon").status" 2>/dev/null
+}
+
+daemon_ended()
+{
+	[ -s "$(cat "$SCRATCH/daemon").status" ]
 }
 
 mounted_or_ended()
 {
-	is_mounted || [ -s "$SCRATCH/daemon.status" ]
+	is_mounted || daemon_ended
 }
 
 # mount_fs [OPTIONS]: instead of the usual ones
@@ -121,14 +138,9 @@ mount_fs()
 	fi
 	start_daemon "$IMG" "$options"
 	within 60 mounted_or_ended && is_mounted && return 0
-	echo "mounting failed with status $(cat "$SCRATCH/daemon.status" 2>/dev/null || echo none):"
+	echo "mounting failed with status $(daemon_status || echo none):"
 	tail -n 10 "$SCRATCH/daemon.log"
 	return 1
-}
-
-daemon_ended()
-{
-	[ -s "$SCRATCH/daemon.status" ]
 }
 
 # wait_daemon [STATUS]: until it has ended, and with this status
@@ -136,12 +148,12 @@ wait_daemon()
 {
 	local status
 
-	[ "$FS" = arbor ] || return 0
+	[ -e "$SCRATCH/daemon" ] || return 0
 	within 60 daemon_ended || {
 		echo "the daemon does not end"
 		return 1
 	}
-	status=$(cat "$SCRATCH/daemon.status")
+	status=$(daemon_status)
 	[ "$status" = "${1:-0}" ] && return 0
 	echo "the daemon ended with status $status:"
 	tail -n 20 "$SCRATCH/daemon.log"
@@ -166,7 +178,7 @@ umount_fs()
 # kill_fs: the daemon, with no chance to do anything; then what is left of the mount
 kill_fs()
 {
-	kill -9 "$(cat "$SCRATCH/daemon.pid")"
+	kill -9 "$(daemon_pid)"
 	wait_daemon 137 || return 1
 	within 5 umount -l "$MNT"
 }

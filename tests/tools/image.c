@@ -3,7 +3,8 @@
  *
  *	poke IMAGE SLOT OFFSET VALUE	4 bytes of a superblock, with its checksum made right again
  *	hold IMAGE			opens it as a daemon does, prints "held", and stays until killed
- *	dirty IMAGE			makes a file with data, makes it durable, and ends as a kill does
+ *	dirty IMAGE			makes a file with data, makes it durable, makes one more directory durable, and ends
+ *					as a kill does: two segments are in the log
  *	fill IMAGE			the same, and ends well
  */
 #include <inttypes.h>
@@ -62,6 +63,15 @@ static int write_file(struct fs *fs)
 	return err ? err : fs_sync(fs);
 }
 
+static int make_dir(struct fs *fs, const char *name)
+{
+	static const struct fs_caller who = { 0, 0, 0 };
+	struct fs_entry dir;
+	int err = fs_mkdir(fs, &who, FS_ROOT, name, 0755, &dir);
+
+	return err ? err : fs_sync(fs);
+}
+
 static int fill(struct bdev *dev, bool crash)
 {
 	struct fs_options opt = { 0 };
@@ -71,6 +81,8 @@ static int fill(struct bdev *dev, bool crash)
 	if (err)
 		return err;
 	err = write_file(fs);
+	if (!err && crash)
+		err = make_dir(fs, "later");
 	if (err || crash) {
 		fs_crash(fs);
 		return err;

@@ -218,14 +218,24 @@ new dirty.img
 if "$image" dirty dirty.img 2>out; then
 	cp dirty.img dirty2.img
 	cp dirty.img before.img
-	expect "fsck -n replays the log in memory" 0 'clean, 3 inodes' "$fsck" -n --data dirty.img
+	cp dirty.img torn.img
+	expect "fsck -n replays the log in memory" 0 'clean, 4 inodes' "$fsck" -n --data dirty.img
 	cmp -s before.img dirty.img
 	report $? "and writes nothing"
 	expect "status says that it was not unmounted" 0 'to be recovered' "$arbor" status dirty.img
 	expect "fsck recovers" 0 'recovered from the log' "$fsck" dirty.img
 	expect "and says so once" 0 'clean, not checked' "$fsck" -p dirty.img
 	expect "fsck -p recovers" 0 'recovered from the log' "$fsck" -p dirty2.img
-	expect "fsck -p -f checks all the same" 0 'clean, 3 inodes' "$fsck" -p -f dirty2.img
+	expect "fsck -p -f checks all the same" 0 'clean, 4 inodes' "$fsck" -p -f dirty2.img
+	# The first of two segments: the second says that it had become durable.
+	start=$(od -An -tu8 -j144 -N8 torn.img)
+	block=$(od -An -tu8 -j288 -N8 torn.img)
+	printf x | dd of=torn.img bs=1 seek=$(((start + block) * 4096 + 100)) conv=notrunc status=none
+	expect "fsck -n: a hole in the log" 4 'the log is damaged' "$fsck" -n torn.img
+	expect "fsck: it is not passed over silently" 4 'cannot be recovered.*--drop-damaged-log' "$fsck" torn.img
+	expect "fsck -p: nor at boot" 4 'cannot be recovered' "$fsck" -p torn.img
+	expect "fsck --drop-damaged-log passes over it" 1 'is given up' "$fsck" --drop-damaged-log torn.img
+	expect "and that is the end of it" 0 'clean, 1 inodes' "$fsck" -n --data torn.img
 else
 	report 1 "an image that was not unmounted"
 fi

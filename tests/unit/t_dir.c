@@ -71,7 +71,9 @@ static void hashes_are_in_range_and_keyed(void **state)
 	/* Another filesystem, another key. */
 	{
 		struct simdev *disk = simdev_new(&(struct simdev_options){ .blocks = 4096 });
-		struct fs_mkfs_options mo = { .store = { .node_size = 4096, .log_blocks = 64, .seed = 99, .lazy_log = true } };
+		struct fs_mkfs_options mo = {
+			.store = { .node_size = 4096, .log_blocks = 64, .seed = 99, .lazy_log = true }
+		};
 		struct fs_options fo = { .no_threads = true, .store = { .seed = 3 } };
 		struct fs *fs;
 
@@ -241,10 +243,8 @@ struct mask_row {
 };
 
 static const struct mask_row mask_rows[] = {
-	{ "names_of_one_hash_behave_as_any", 1 },
-	{ "names_of_two_hashes_behave_as_any", 2 },
-	{ "names_of_eight_hashes_behave_as_any", 7 },
-	{ "names_of_the_last_hash_behave_as_any", UINT64_C(7) << 52 },
+	{ "names_of_one_hash_behave_as_any", 1 },	  { "names_of_two_hashes_behave_as_any", 2 },
+	{ "names_of_eight_hashes_behave_as_any", 7 },	  { "names_of_the_last_hash_behave_as_any", UINT64_C(7) << 52 },
 	{ "names_of_different_hashes_behave_as_any", 0 },
 };
 

@@ -57,6 +57,20 @@ static void *own_writer(void *arg)
 	return NULL;
 }
 
+/* Whole blocks at the end, which are joined wherever that is right: see generations(). */
+static void *appender(void *arg)
+{
+	struct filekit *f = arg;
+
+	for (unsigned i = 0; i < 3000 && !t.wrong; i++) {
+		if (f->size + B > f->cap)
+			CHECK(!filekit_truncate(f, 0));
+		CHECK(!filekit_append(f, B));
+		CHECK(filekit_same(f, f->size - B, B));
+	}
+	return NULL;
+}
+
 /* One call writes one value: readers never see two. */
 static void *shared_writer(void *arg)
 {
@@ -87,16 +101,18 @@ static void *shared_reader(void *arg)
 	return NULL;
 }
 
+/* What is joined to what must be of one generation, and that changes all the time. */
 static void *generations(void *arg)
 {
 	struct store *s = arg;
 
-	while (!t.stop) {
+	for (unsigned n = 0; !t.stop; n++) {
 		struct view *v;
 
 		CHECK(!view_freeze(s, &v));
 		view_close(v);
-		CHECK(!store_checkpoint(s));
+		if (n % 64 == 0)
+			CHECK(!store_checkpoint(s));
 	}
 	return NULL;
 }
@@ -136,7 +152,7 @@ static void threads_on_files(void **state)
 	assert_int_equal(pthread_create(&helper[0], NULL, shared_reader, NULL), 0);
 	assert_int_equal(pthread_create(&helper[1], NULL, generations, fs_store(t.k.fs)), 0);
 	for (unsigned i = 0; i < WRITERS; i++)
-		assert_int_equal(pthread_create(&writer[n++], NULL, own_writer, &t.own[i]), 0);
+		assert_int_equal(pthread_create(&writer[n++], NULL, i ? own_writer : appender, &t.own[i]), 0);
 	assert_int_equal(pthread_create(&writer[n++], NULL, shared_writer, (void *)0), 0);
 	assert_int_equal(pthread_create(&writer[n++], NULL, shared_writer, (void *)1), 0);
 	assert_int_equal(pthread_create(&writer[n++], NULL, deleter, NULL), 0);

@@ -61,10 +61,10 @@ static const struct row rows[] = {
 static void parses_a_list(void **state)
 {
 	const struct row *row = *state;
-	char *argv[] = { "mount.arbor", "image", "dir", "-o", (char *)row->list, NULL };
+	const char *argv[] = { "mount.arbor", "image", "dir", "-o", row->list, NULL };
 	struct mount_options o;
 	char error[MOUNT_ERROR_SIZE], text[512];
-	int err = mount_options_parse(row->list ? 5 : 3, argv, &o, error);
+	int err = mount_options_parse(row->list ? 5 : 3, (char **)(uintptr_t)argv, &o, error);
 
 	if (!row->text) {
 		assert_int_equal(err, -EINVAL);
@@ -80,8 +80,8 @@ static void parses_a_list(void **state)
 
 #define PARSE(...)                                                                                                     \
 	({                                                                                                             \
-		char *argv[] = { "mount.arbor", __VA_ARGS__, NULL };                                                   \
-		mount_options_parse(ARRAY_LEN(argv) - 1, argv, &o, error);                                             \
+		const char *argv[] = { "mount.arbor", __VA_ARGS__, NULL };                                             \
+		mount_options_parse(ARRAY_LEN(argv) - 1, (char **)(uintptr_t)argv, &o, error);                         \
 	})
 
 static void arguments(void **state)

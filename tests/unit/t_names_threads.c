@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,8 @@
 struct shared {
 	struct fs *fs;
 	uint64_t dir[DIRS];
+	uint64_t place[2], child[2];
+	atomic_uint inside;
 	atomic_bool stop;
 	atomic_uint_fast64_t done;
 };
@@ -344,15 +347,127 @@ static void directories_never_make_a_loop(void **state)
 	end(&k, &sh, false);
 }
 
+static void look_around(struct worker *w)
+{
+	struct fs_entry e;
+
+	expect(!fs_lookup(w->sh->fs, w->sh->child[w->number % 2], "..", &e));
+	fs_forget(w->sh->fs, e.node, 1);
+}
+
+/*
+ * Two directories each into the other's child, by operations that have no directory in common: only the lock on moves keeps
+ * both from succeeding.
+ */
+static void into_each_other(struct worker *w)
+{
+	struct shared *sh = w->sh;
+	unsigned me = w->number % 2;
+
+	if (w->number > 1)
+		return look_around(w);
+	if (fs_rename(sh->fs, NULL, sh->place[me], "moved", sh->child[!me], "moved", 0))
+		return;
+	expect(atomic_fetch_add(&sh->inside, 1) == 0);
+	sched_yield();
+	atomic_fetch_sub(&sh->inside, 1);
+	expect(!fs_rename(sh->fs, NULL, sh->child[!me], "moved", sh->place[me], "moved", 0));
+}
+
+static void two_directories_do_not_move_into_each_other(void **state)
+{
+	static void (*const steps[THREADS])(struct worker *) = { into_each_other, into_each_other, into_each_other,
+								 into_each_other };
+	struct fs_entry place, moved, child;
+	struct shared sh;
+	struct fskit k;
+
+	(void)state;
+	begin(&k, &sh, false);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(fs_mkdir(k.fs, &fskit_root, FS_ROOT, i ? "place1" : "place0", 0755, &place), 0);
+		assert_int_equal(fs_mkdir(k.fs, &fskit_root, place.node, "moved", 0755, &moved), 0);
+		assert_int_equal(fs_mkdir(k.fs, &fskit_root, moved.node, "child", 0755, &child), 0);
+		sh.place[i] = place.node;
+		sh.child[i] = child.node;
+		fs_forget(k.fs, place.node, 1);
+		fs_forget(k.fs, moved.node, 1);
+		fs_forget(k.fs, child.node, 1);
+	}
+	run(&sh, steps);
+	end(&k, &sh, false);
+}
+
+/* ---- links ---- */
+
+/* One name that refers to either of two files in turn, is removed, and all the while both get and lose other names. */
+static void relink(struct worker *w)
+{
+	struct shared *sh = w->sh;
+	unsigned which = (unsigned)rng_below(&w->rng, 2);
+	struct fs_entry e;
+	char name[16];
+	int err;
+
+	snprintf(name, sizeof(name), "link%u", w->number);
+	switch (w->number) {
+	case 0:
+		err = fs_unlink(sh->fs, sh->dir[0], "name");
+		expect(!err || err == -ENOENT);
+		break;
+	case 1:
+		expect(!fs_link(sh->fs, sh->dir[1 + which], sh->place[0], name, &e));
+		fs_forget(sh->fs, e.node, 1);
+		expect(!fs_unlink(sh->fs, sh->place[0], name));
+		break;
+	default:
+		expect(!fs_link(sh->fs, sh->dir[1 + which], sh->dir[0], name, &e));
+		fs_forget(sh->fs, e.node, 1);
+		expect(!fs_rename(sh->fs, NULL, sh->dir[0], name, sh->dir[0], "name", 0));
+		err = fs_unlink(sh->fs, sh->dir[0], name); /* "name" was a link of the same file already */
+		expect(!err || err == -ENOENT);
+	}
+}
+
+static void link_counts_stay_right(void **state)
+{
+	static void (*const steps[THREADS])(struct worker *) = { relink, relink, relink, relink };
+	struct fs_entry e;
+	struct shared sh;
+	struct fskit k;
+
+	(void)state;
+	begin(&k, &sh, false);
+	sh.place[0] = sh.dir[1]; /* a directory of its own; the two files stand in for the others */
+	for (unsigned i = 1; i < DIRS; i++) {
+		assert_int_equal(fs_mknod(k.fs, &fskit_user, FS_ROOT, names[i], S_IFREG, 0, &e), 0);
+		if (i > 1)
+			fs_forget(k.fs, sh.dir[i], 1);
+		sh.dir[i] = e.node;
+	}
+	run(&sh, steps);
+	fs_forget(k.fs, sh.place[0], 1);
+	for (unsigned i = 1; i < DIRS; i++) {
+		assert_int_equal(fs_getattr(k.fs, sh.dir[i], &e), 0);
+		assert_in_range(e.st.st_nlink, 1, 2);
+	}
+	end(&k, &sh, false);
+}
+
 int main(void)
 {
 	static const bool no, yes = true;
 	const struct CMUnitTest tests[] = {
-		TEST_ROW("everything_at_once_leaves_a_whole_filesystem", everything_at_once_leaves_a_whole_filesystem, &no),
-		TEST_ROW("everything_at_once_with_one_hash_for_all_names", everything_at_once_leaves_a_whole_filesystem, &yes),
+		TEST_ROW("everything_at_once_leaves_a_whole_filesystem", everything_at_once_leaves_a_whole_filesystem,
+			 &no),
+		TEST_ROW("everything_at_once_with_one_hash_for_all_names", everything_at_once_leaves_a_whole_filesystem,
+			 &yes),
 		TEST_ROW("a_name_that_is_replaced_is_always_there", a_name_that_is_replaced_is_always_there, &no),
-		TEST_ROW("a_colliding_name_that_is_replaced_is_always_there", a_name_that_is_replaced_is_always_there, &yes),
+		TEST_ROW("a_colliding_name_that_is_replaced_is_always_there", a_name_that_is_replaced_is_always_there,
+			 &yes),
 		TEST_ROW("directories_never_make_a_loop", directories_never_make_a_loop, &no),
+		cmocka_unit_test(two_directories_do_not_move_into_each_other),
+		cmocka_unit_test(link_counts_stay_right),
 	};
 
 	return _cmocka_run_group_tests("names_threads", tests, ARRAY_LEN(tests), NULL, NULL);

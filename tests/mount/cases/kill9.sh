@@ -29,14 +29,14 @@ stopped()
 	[ -e "$KILLED" ] || echo "$1" >>"$SCRATCH/failures"
 }
 
-# Commits, each remembered outside once git says that it is done.
+# Commits, each remembered outside once it is durable: git syncs what a commit consists of, not the directory with its name.
 committer()
 {
 	local i
 	cd "$MNT/repo"
 	for i in $(seq 100000); do
 		if ! { echo "$1 $i" >"file$((i % 20))" && git add -A && git commit -q -m "$1 $i" &&
-			git rev-parse HEAD >"$SCRATCH/head"; }; then
+			git rev-parse HEAD >"$SCRATCH/head" && sync .git/refs/heads; }; then
 			stopped "git commit"
 			return
 		fi

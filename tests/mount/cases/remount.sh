@@ -16,12 +16,12 @@ for i in $(seq "$(short_or_long 15 200)"); do
 	1)
 		# The old daemon may still be at work: the new one waits for the image.
 		within 5 umount "$MNT"
-		old=$(cat "$SCRATCH/daemon.pid")
+		old=$(daemon_pid)
 		mount_fs
-		[ "$(cat "$SCRATCH/daemon.pid")" != "$old" ] || fail "no new daemon"
+		[ "$(daemon_pid)" != "$old" ] || fail "no new daemon"
 		;;
 	2)
-		kill -TERM "$(cat "$SCRATCH/daemon.pid")"
+		kill -TERM "$(daemon_pid)"
 		wait_daemon 0
 		within 5 is_free || fail "still mounted after SIGTERM"
 		mount_fs

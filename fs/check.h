@@ -45,7 +45,7 @@ enum fs_problem {
 struct fs_problem_report {
 	enum fs_problem problem;
 	const char *view; /* "live", or a snapshot's name */
-	uint64_t ino;	  /* 0: none in particular */
+	uint64_t ino;	  /* 0: none in particular. NAME_*: the directory's, and path is the name's */
 	const char *path; /* NULL where none is known */
 	const char *text; /* what was found and what was expected; one line */
 };
@@ -60,6 +60,7 @@ struct fs_check_options {
 	void *arg;
 };
 
+/* Inodes to extents: of live. data_blocks: read, of all views, each once. */
 struct fs_check_result {
 	struct check_result structure;
 	uint64_t inodes, directories, names, xattrs, extents, data_blocks, views, problems;

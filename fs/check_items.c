@@ -316,6 +316,17 @@ static int on_item(struct items *it, struct key key, const void *val, size_t len
 
 /* ---- all ---- */
 
+/* What mem_grow took in advance is not needed any more. */
+static void table_shrink(struct check_part *p)
+{
+	struct check_inode *at = p->n ? mem_realloc(p->at, p->n * sizeof(*p->at)) : NULL;
+
+	if (at) {
+		p->at = at;
+		p->cap = p->n;
+	}
+}
+
 static int scan_part(struct check *c, size_t i, void *arg)
 {
 	uint64_t from = 1 + i * c->span, to = i + 1 == c->n_parts ? FS_INO_MAX + 1 : from + c->span;
@@ -346,6 +357,8 @@ static int scan_part(struct check *c, size_t i, void *arg)
 	}
 	if (err >= 0)
 		err = inode_end(&it);
+	if (!err)
+		table_shrink(it.part);
 	scan_close(s);
 	mem_free(it.same.buf);
 	pthread_mutex_lock(&c->lock);

@@ -1,17 +1,19 @@
 /*
  * dir.c - finding names, and the places where they can be put
  *
- * A name's key is a hash of it, 55 bits, and a slot. Names of one hash are so rare that they need not be found fast, but they
- * must be found, and their keys must not change while the names stay, because the key is what a reader of the directory
- * remembers as its position. So colliding names stand in different slots of their hash, in no order, each one item, with holes
- * where names have gone. A search begins at the last slot and goes downwards: view_floor gives the next item there is, so one
- * search of the tree decides in all but those rare cases, both that a name is there and that it is not.
+ * A name's key is a hash of it, 55 bits, and a slot. Names of one hash are so rare that they need not be found fast,
+ * but they must be found, and their keys must not change while the names stay, because the key is what a reader of the
+ * directory remembers as its position. So colliding names stand in different slots of their hash, in no order, each one
+ * item, with holes where names have gone. A search begins at the last slot and goes downwards: view_floor gives the
+ * next item there is, so one search of the tree decides in all but those rare cases, both that a name is there and that
+ * it is not.
  *
- * A search without locks is sound. While a name stays, it stays under its key, and each step sees the item as it is at that
- * moment; so a name that is there during the whole search is found, and what is not found was not there at some moment of it.
+ * A search without locks is sound. While a name stays, it stays under its key, and each step sees the item as it is at
+ * that moment; so a name that is there during the whole search is found, and what is not found was not there at some
+ * moment of it.
  *
- * Rejected: all names of one hash in one item (a change would rewrite the others, and a position could not name one of them);
- * directories as blocks of their own, as in ext4 (the tree is an index already).
+ * Rejected: all names of one hash in one item (a change would rewrite the others, and a position could not name one of
+ * them); directories as blocks of their own, as in ext4 (the tree is an index already).
  */
 #include "fs/dir.h"
 

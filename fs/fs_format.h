@@ -101,7 +101,7 @@ static_assert(sizeof(struct disk_inode) == 112, "disk_inode");
 #define FS_FLAGS 0xf0u
 
 #define FS_SIZE_MAX (UINT64_C(1) << 44) /* 16 TiB */
-#define FS_NLINK_MAX 65000u
+#define FS_NLINK_MAX 0x7fffffffu
 #define FS_NAME_MAX 255u
 #define FS_SYMLINK_MAX 4095u
 

@@ -1,16 +1,16 @@
 /*
  * lookups.c - a hash table of reference counts
  *
- * A kernel that caches well refers to every file it has ever seen, so there can be many millions of these: 16 bytes each, in
- * open addressing with linear probing, and no allocation but when a table doubles. Every lookup, create and forget passes
- * here from any thread, so there are 64 tables, each with a lock that is held for a few loads. One hash of the node serves both
- * choices: its upper 6 bits pick the table, the bits below them the first place in it.
+ * A kernel that caches well refers to every file it has ever seen, so there can be many millions of these: 16 bytes
+ * each, in open addressing with linear probing, and no allocation but when a table doubles. Every lookup, create and
+ * forget passes here from any thread, so there are 64 tables, each with a lock that is held for a few loads. One hash
+ * of the node serves both choices: its upper 6 bits pick the table, the bits below them the first place in it.
  *
- * Removal moves back what stands behind (Knuth, TAOCP 3, 6.4, algorithm R), so there are no tombstones and a table never
- * needs to be cleaned. Tables do not shrink: what was needed once is needed again.
+ * Removal moves back what stands behind (Knuth, TAOCP 3, 6.4, algorithm R), so there are no tombstones and a table
+ * never needs to be cleaned. Tables do not shrink: what was needed once is needed again.
  *
- * Invariants: no node has two places; between a node's first place and where it stands no place is free; at least one place of a
- * table is free, so that every search ends.
+ * Invariants: no node has two places; between a node's first place and where it stands no place is free; at least one
+ * place of a table is free, so that every search ends.
  */
 #include "fs/lookups.h"
 
@@ -43,7 +43,7 @@ struct lookups {
 
 static uint64_t hash_of(uint64_t node)
 {
-	/* Inode numbers ascend: a multiplication spreads them evenly over the upper bits (Knuth's Fibonacci hashing). */
+	/* Numbers ascend: a multiplication spreads them evenly over the upper bits (Knuth's Fibonacci hashing). */
 	return node * UINT64_C(0x9e3779b97f4a7c15);
 }
 

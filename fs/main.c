@@ -65,7 +65,7 @@ struct daemon {
 	int result; /* of the last checkpoint */
 	_Atomic(struct loop *) serving;
 	atomic_int verbose;
-	bool opening; /* what the engine complains of goes into one line with our own; guarded by being alone */
+	atomic_bool opening;	      /* the engine's first complaint goes into one line with our own */
 	char first[MOUNT_ERROR_SIZE]; /* of it */
 	atomic_bool to_syslog;
 };
@@ -73,6 +73,20 @@ struct daemon {
 static struct daemon the;
 
 /* ---- messages ---- */
+
+/* Whether the line is kept for a message of our own. */
+static bool keep_first(const char *line)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	bool keep;
+
+	pthread_mutex_lock(&lock);
+	keep = atomic_load(&the.opening) && !the.first[0];
+	if (keep)
+		snprintf(the.first, sizeof(the.first), "%s", line);
+	pthread_mutex_unlock(&lock);
+	return keep;
+}
 
 static void sink(void *arg, enum log_level level, const char *line)
 {
@@ -85,10 +99,8 @@ static void sink(void *arg, enum log_level level, const char *line)
 	(void)arg;
 	if (level == LOG_INFO && !atomic_load(&the.verbose))
 		return;
-	if (level == LOG_ERROR && the.opening && !the.first[0]) {
-		snprintf(the.first, sizeof(the.first), "%s", line);
+	if (level == LOG_ERROR && keep_first(line))
 		return;
-	}
 	if (atomic_load(&the.to_syslog))
 		syslog(priority[level], "%s", line);
 	else
@@ -376,9 +388,9 @@ static int open_fs(void)
 	};
 	int err;
 
-	the.opening = true;
+	atomic_store(&the.opening, true);
 	err = fs_mount(the.dev, &o, &the.m.fs);
-	the.opening = false;
+	atomic_store(&the.opening, false);
 	if (err) {
 		bool detail = the.first[0] && err != -ENODEV;
 
@@ -417,9 +429,9 @@ static void end_fs(struct mounted *m)
 
 static int sync_fs(void *arg)
 {
-	struct mounted *m = arg;
+	struct daemon *d = arg;
 
-	return fs_sync(m->fs);
+	return fs_sync(d->m.fs);
 }
 
 /* ---- serving ---- */

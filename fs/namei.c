@@ -1,21 +1,25 @@
 /*
  * namei.c - finding, making and removing names
  *
- * Every operation here has one shape: find the names, lock the directories and inodes concerned, look again, check what only a
- * filesystem can check, and put all that changes into one batch: the name, the inode it refers to, the directory's size and
- * times. Directories count what is in them (size: names; nlink: 2 + subdirectories), so that rmdir decides on one item.
+ * Every operation here has one shape: find the names, lock the directories and inodes concerned, look again, check what
+ * only a filesystem can check, and put all that changes into one batch: the name, the inode it refers to, the
+ * directory's size and times. Directories count what is in them (size: names; nlink: 2 + subdirectories), so that rmdir
+ * decides on one item.
  *
- * References against deletion. An inode without a name is deleted when nobody refers to it, and who removes the last name must
- * know. So whoever returns an inode takes the reference first and looks at the inode then: if it has a name at that moment,
- * its last name goes later, and whoever takes that will find the reference (lookups_mark). If it has none, the reference is given
- * back, and what was found is not to be returned: a name found before may have been removed, or may refer to another inode by now
- * (rename over it), so the name is looked up again. Only a name that goes on referring to an inode without names is damage.
- * An inode that is just being made is referred to before the batch that makes it can be seen.
+ * References against deletion. An inode without a name is deleted when nobody refers to it, and who removes the last
+ * name must know. So whoever returns an inode takes the reference first and looks at the inode then: if it has a name
+ * at that moment, its last name goes later, and whoever takes that will find the reference (lookups_mark). If it has
+ * none, the reference is given back, and what was found is not to be returned: a name found before may have been
+ * removed, or may refer to another inode by now (rename over it), so the name is looked up again. Only a name that goes
+ * on referring to an inode without names is damage. An inode that is just being made is referred to before the batch
+ * that makes it can be seen.
  *
- * Lookups take no locks: each item is seen whole, and the order above makes what is returned right at one moment of the call.
+ * Lookups take no locks: each item is seen whole, and the order above makes what is returned right at one moment of the
+ * call.
  *
- * Names that are never in a directory: "." and ".." (found by what the inode says), and the control directory's at live's root,
- * which is found elsewhere and only kept free here. For a kernel's requests the first two never come; errors are Linux's.
+ * Names that are never in a directory: "." and ".." (found by what the inode says), and the control directory's at
+ * live's root, which is found elsewhere and only kept free here. For a kernel's requests the first two never come;
+ * errors are Linux's.
  */
 #include <dirent.h>
 #include <linux/fs.h>

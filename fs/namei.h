@@ -7,11 +7,11 @@
 #include "fs/dir.h"
 
 /*
- * A reference on the node, for the caller of the operation, and its attributes. -ENOENT: it has no name (any more); then no
- * reference is taken. No lock need be held.
+ * A reference on the node, for the caller of the operation, and its attributes. -ENOENT: it has no name (any more);
+ * then no reference is taken. No lock need be held.
  */
 int entry_get(struct op *, uint64_t node, struct fs_entry *ret);
-/* The node's last name is gone, and the batch committed: it is deleted, now or when the last reference goes. No locks held. */
+/* Its last name is gone, and the batch committed: it is deleted, now or when the last reference goes. No locks held. */
 void node_unnamed(struct fs *, uint64_t node);
 
 int dir_load(struct view *, uint64_t ino, struct inode *ret); /* -ENOTDIR, -ESTALE */

@@ -1,13 +1,14 @@
 /*
  * readdir.c - listing a directory
  *
- * A position is the key's offset of the next name to be given, so it needs no state between calls: 0 and 1 are "." and "..",
- * the names follow from 1 << FS_SLOT_BITS on, in the order of their hashes. Names that stay keep their positions; so whatever
- * is made or removed meanwhile, each name that is there all the time is given once.
+ * A position is the key's offset of the next name to be given, so it needs no state between calls: 0 and 1 are "." and
+ * "..", the names follow from 1 << FS_SLOT_BITS on, in the order of their hashes. Names that stay keep their positions;
+ * so whatever is made or removed meanwhile, each name that is there all the time is given once.
  *
- * No locks: a leaf of the tree is copied as it is at one moment, and names are given from the copy. With attributes, a name's
- * inode is read, with a reference (entry_get), when the name is given; if it has gone by then, or cannot be read, the name is
- * given without: who wants to know more looks it up. The reference stays only if the name was accepted.
+ * No locks: a leaf of the tree is copied as it is at one moment, and names are given from the copy. With attributes, a
+ * name's inode is read, with a reference (entry_get), when the name is given; if it has gone by then, or cannot be
+ * read, the name is given without: who wants to know more looks it up. The reference stays only if the name was
+ * accepted.
  */
 #include <dirent.h>
 #include <string.h>

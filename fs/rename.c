@@ -1,17 +1,17 @@
 /*
  * rename.c - moving, replacing and exchanging names
  *
- * One batch changes at most: two directories, two inodes, two names, and a whiteout. What has to be decided under locks is
- * known only after looking (which inodes; whether a directory moves), so the names are looked up without locks, what they refer
- * to is locked in one go, and the names are looked up again; if they refer to something else now, all over.
+ * One batch changes at most: two directories, two inodes, two names, and a whiteout. What has to be decided under locks
+ * is known only after looking (which inodes; whether a directory moves), so the names are looked up without locks, what
+ * they refer to is locked in one go, and the names are looked up again; if they refer to something else now, all over.
  *
- * Loops. A directory moved into one of its own descendants would be cut off from the root. Whether that is so is known by
- * going up from the new parent, over directories that are not locked. fs.rename_lock makes this safe: with it held, no
- * directory gets another parent, and the new parent itself, locked and not removed, has ancestors that are not empty and so
- * cannot be removed. Renames within one directory and of files need none of it.
+ * Loops. A directory moved into one of its own descendants would be cut off from the root. Whether that is so is known
+ * by going up from the new parent, over directories that are not locked. fs.rename_lock makes this safe: with it held,
+ * no directory gets another parent, and the new parent itself, locked and not removed, has ancestors that are not empty
+ * and so cannot be removed. Renames within one directory and of files need none of it.
  *
- * The counts follow from what each directory loses and gains (dir_account), with both sides the same directory as the one
- * special case: then there is one copy of its inode, and both pointers mean it.
+ * The counts follow from what each directory loses and gains (dir_account), with both sides the same directory as the
+ * one special case: then there is one copy of its inode, and both pointers mean it.
  */
 #include <dirent.h>
 #include <linux/fs.h>

@@ -122,7 +122,8 @@ void filemodel_fallocate(struct filemodel *m, int mode, uint64_t off, uint64_t l
 		m->size = max_of(m->size, end);
 }
 
-void filemodel_copy(const struct filemodel *from, uint64_t from_off, struct filemodel *to, uint64_t to_off, uint64_t len)
+void filemodel_copy(const struct filemodel *from, uint64_t from_off, struct filemodel *to, uint64_t to_off,
+		    uint64_t len)
 {
 	uint64_t end = to_off + len, first = block_up(to_off), last = end / BLOCK_SIZE;
 	int64_t shift = ((int64_t)from_off - (int64_t)to_off) / BLOCK_SIZE;
@@ -213,8 +214,8 @@ bool filemodel_is(const struct filemodel *m, struct fskit *k, uint64_t node)
 	struct fs_entry e;
 
 	assert_int_equal(fs_getattr(k->fs, node, &e), 0);
-	return (uint64_t)e.st.st_size == m->size && (uint64_t)e.st.st_blocks == count(m) * 8 && same_content(m, k, node) &&
-	       same_holes(m, k, node);
+	return (uint64_t)e.st.st_size == m->size && (uint64_t)e.st.st_blocks == count(m) * 8 &&
+	       same_content(m, k, node) && same_holes(m, k, node);
 }
 
 void filemodel_expect(const struct filemodel *m, struct fskit *k, uint64_t node)

@@ -21,13 +21,15 @@ struct filemodel {
 
 void filemodel_init(struct filemodel *, struct fskit *, uint64_t cap);
 void filemodel_release(struct filemodel *);
-void filemodel_assign(struct filemodel *, const struct filemodel *from); /* becomes the same; both have been initialised */
+void filemodel_assign(struct filemodel *,
+		      const struct filemodel *from); /* becomes the same; both have been initialised */
 
 void filemodel_write(struct filemodel *, const void *data, uint64_t len, uint64_t off);
 void filemodel_truncate(struct filemodel *, uint64_t size);
 void filemodel_fallocate(struct filemodel *, int mode, uint64_t off, uint64_t len);
 /* As much as the call said it did. The same model twice is fine. */
-void filemodel_copy(const struct filemodel *from, uint64_t from_off, struct filemodel *to, uint64_t to_off, uint64_t len);
+void filemodel_copy(const struct filemodel *from, uint64_t from_off, struct filemodel *to, uint64_t to_off,
+		    uint64_t len);
 
 void filemodel_expect(const struct filemodel *, struct fskit *, uint64_t node);
 /* Whether the file is this. False: it differs somewhere. */

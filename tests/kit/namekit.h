@@ -1,8 +1,8 @@
 /*
  * namekit.h - operations on names as tables: what is done to which paths, and what it must answer
  *
- * Paths begin at live's root, or at the node held by STEP_HOLD: "@" or "@/name". All but the last part is looked up. References
- * taken are given back, but for that of STEP_HOLD.
+ * Paths begin at live's root, or at the node held by STEP_HOLD: "@" or "@/name". All but the last part is looked up.
+ * References taken are given back, but for that of STEP_HOLD.
  */
 #ifndef ARBOR_TESTS_KIT_NAMEKIT_H
 #define ARBOR_TESTS_KIT_NAMEKIT_H
@@ -51,7 +51,7 @@ struct step {
 #define HOLD(a_) { .op = STEP_HOLD, .a = (a_) }
 #define DROP { .op = STEP_DROP }
 
-/* A test of a table: makes a filesystem, runs the steps up to STEP_END, checks it, before and after it is mounted again. */
+/* A test of a table: makes a filesystem, runs the steps up to STEP_END, checks it, also after it is mounted again. */
 #define STEPS_MAX 14u
 struct step_row {
 	const char *name;

@@ -162,6 +162,9 @@ def sqlite_check(path, log_path):
 def order_run(directory, seed):
     rng = random.Random(seed)
     number = max([int(x) for x in os.listdir(directory)], default=-1)
+    # What the last run was about to do.
+    if os.path.exists(os.path.join(directory, str(number - ORDER_KEPT))):
+        os.unlink(os.path.join(directory, str(number - ORDER_KEPT)))
     while True:
         number += 1
         path = os.path.join(directory, str(number))

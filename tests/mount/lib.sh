@@ -48,9 +48,10 @@ same()
 }
 
 # as_nobody COMMAND...: as a user without rights
+NOBODY=(setpriv --reuid=65534 --regid=65534 --clear-groups)
 as_nobody()
 {
-	setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+	"${NOBODY[@]}" "$@"
 }
 
 is_mounted()

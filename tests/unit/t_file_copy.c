@@ -15,6 +15,7 @@
 #include "fs/fs_format.h"
 #include "fs/fs_int.h"
 #include "fs/orphan.h"
+#include "tests/kit/failmem.h"
 #include "tests/kit/filemodel.h"
 #include "tests/kit/test.h"
 
@@ -139,9 +140,14 @@ static const struct shape {
 	const char *name, *blocks;
 	unsigned last;
 } shapes[] = {
-	{ "empty", "", 0 },	       { "inline", "i", 700 },		{ "small", "D", 3000 },
-	{ "a_hole", "......", 4096 }, { "data", "DDDDDDDD", 4096 },	{ "odd", "DDDDDDDD", 17 },
-	{ "mixed", "D.cDD.c.D", 100 }, { "promised_behind", "DDDcccc", 0 },
+	{ "empty", "", 0 },
+	{ "inline", "i", 700 },
+	{ "small", "D", 3000 },
+	{ "a_hole", "......", 4096 },
+	{ "data", "DDDDDDDD", 4096 },
+	{ "odd", "DDDDDDDD", 17 },
+	{ "mixed", "D.cDD.c.D", 100 },
+	{ "promised_behind", "DDDcccc", 0 },
 };
 
 static void make_shape(struct fskit *k, const struct shape *s, uint64_t node, struct filemodel *m, int tag)
@@ -175,16 +181,16 @@ static void make_shape(struct fskit *k, const struct shape *s, uint64_t node, st
 static const struct range {
 	uint64_t from, to, len;
 } ranges[] = {
-	{ 0, 0, CAP / 2 },		  /* everything */
-	{ 0, 4096, 2 * 4096 },		  /* whole blocks, moved */
-	{ 8192, 0, 3 * 4096 },		  /* and back */
-	{ 0, 40 * 4096, CAP / 4 },	  /* behind the end */
-	{ 100, 100, 5 * 4096 },		  /* odd at both ends */
-	{ 4096 + 100, 100, 4096 - 100 },  /* odd at the front only */
-	{ 4096, 2 * 4096, 4096 + 5 },	  /* at the back only */
-	{ 100, 4096 + 100, 50 },	  /* within a block */
-	{ 100, 4096 + 100, 4000 },	  /* of two blocks a part */
-	{ 0, 1, CAP / 4 },		  /* cannot be shared */
+	{ 0, 0, CAP / 2 },		 /* everything */
+	{ 0, 4096, 2 * 4096 },		 /* whole blocks, moved */
+	{ 8192, 0, 3 * 4096 },		 /* and back */
+	{ 0, 40 * 4096, CAP / 4 },	 /* behind the end */
+	{ 100, 100, 5 * 4096 },		 /* odd at both ends */
+	{ 4096 + 100, 100, 4096 - 100 }, /* odd at the front only */
+	{ 4096, 2 * 4096, 4096 + 5 },	 /* at the back only */
+	{ 100, 4096 + 100, 50 },	 /* within a block */
+	{ 100, 4096 + 100, 4000 },	 /* of two blocks a part */
+	{ 0, 1, CAP / 4 },		 /* cannot be shared */
 	{ 5000, 300, 9000 },
 	{ 0, 4095, 2 },
 };
@@ -208,9 +214,11 @@ static void a_pair(void **state)
 			make_shape(&k, s, from, &a, 'a');
 			make_shape(&k, &shapes[t], to, &b, 'n');
 			assert_int_equal(fs_getattr(k.fs, to, &e0), 0);
-			assert_int_equal(fs_copy_range(k.fs, from, ranges[r].from, to, ranges[r].to, ranges[r].len, &done), 0);
-			assert_int_equal(done, ranges[r].from >= a.size ? 0 :
-					       a.size - ranges[r].from < ranges[r].len ? a.size - ranges[r].from : ranges[r].len);
+			assert_int_equal(
+				fs_copy_range(k.fs, from, ranges[r].from, to, ranges[r].to, ranges[r].len, &done), 0);
+			assert_int_equal(done, ranges[r].from >= a.size			 ? 0
+					       : a.size - ranges[r].from < ranges[r].len ? a.size - ranges[r].from
+											 : ranges[r].len);
 			filemodel_copy(&a, ranges[r].from, &b, ranges[r].to, done);
 			assert_int_equal(fs_getattr(k.fs, to, &e), 0);
 			assert_int_equal(e.st.st_mode & 06000, done ? 0 : e0.st.st_mode & 06000);
@@ -420,6 +428,71 @@ static void a_crash_never_halves_a_copy(void **state)
 	fskit_release(&k);
 }
 
+/* ---- no memory ---- */
+
+static const struct starved {
+	const char *says;
+	uint64_t from_off, to_off, len;
+	int mode; /* of fallocate instead; -1: copy */
+} starved[] = {
+	{ "shared_without_memory", 100, 4096 + 100, 5 * 4096, -1 }, { "copied_without_memory", 100, 7, 5 * 4096, -1 },
+	{ "punched_without_memory", 0, 100, 5 * 4096, PUNCH },	    { "reserved_without_memory", 0, 100, 12 * 4096, 0 },
+	{ "zeroed_without_memory", 0, 100, 12 * 4096, ZERO },
+};
+
+static int starving_call(struct fskit *k, const struct starved *s, uint64_t from, uint64_t to)
+{
+	uint64_t done;
+
+	if (s->mode >= 0)
+		return fs_fallocate(k->fs, to, s->mode, s->to_off, s->len);
+	return fs_copy_range(k->fs, from, s->from_off, to, s->to_off, s->len, &done);
+}
+
+/* Whichever allocation fails: nothing has happened. */
+static void without_memory(void **state)
+{
+	const struct starved *s = *state;
+	struct filemodel a, b;
+	unsigned failed = 0;
+	uint64_t from, to;
+	struct fskit k;
+
+	fskit_init(&k, NULL);
+	from = make(&k, "from", S_IFREG | 0666);
+	to = make(&k, "to", S_IFREG | 0666);
+	filemodel_init(&a, &k, CAP);
+	filemodel_init(&b, &k, CAP);
+	make_shape(&k, &shapes[6], from, &a, 'a');
+	make_shape(&k, &shapes[5], to, &b, 'n');
+	for (uint64_t n = 1;; n++) {
+		int err;
+
+		failmem_start(n, FAILMEM_ONCE);
+		err = starving_call(&k, s, from, to);
+		if (!failmem_stop()) {
+			assert_int_equal(err, 0);
+			break;
+		}
+		if (!err)
+			break; /* one that can be done without */
+		assert_int_equal(err, -ENOMEM);
+		failed++;
+		filemodel_expect(&a, &k, from);
+		filemodel_expect(&b, &k, to);
+	}
+	assert_true(failed > 3);
+	if (s->mode >= 0)
+		filemodel_fallocate(&b, s->mode, s->to_off, s->len);
+	else
+		filemodel_copy(&a, s->from_off, &b, s->to_off, s->len);
+	filemodel_expect(&b, &k, to);
+	fskit_check(&k);
+	filemodel_release(&a);
+	filemodel_release(&b);
+	fskit_release(&k);
+}
+
 /* ---- at random ---- */
 
 #define FILES 3u
@@ -463,7 +536,8 @@ static void change(struct run *r, unsigned step)
 	static const int modes[] = { 0, KEEP, PUNCH, PUNCH, ZERO, ZERO | KEEP };
 	static uint8_t buf[CAP];
 	unsigned f = (unsigned)rng_below(&r->rng, FILES);
-	uint64_t off = rng_below(&r->rng, rng_chance(&r->rng, 1, 3) ? 3000 : CAP - 1), len = rng_range(&r->rng, 1, CAP - off);
+	uint64_t off = rng_below(&r->rng, rng_chance(&r->rng, 1, 3) ? 3000 : CAP - 1),
+		 len = rng_range(&r->rng, 1, CAP - off);
 	struct fs_entry e;
 
 	if (rng_chance(&r->rng, 1, 3))
@@ -478,7 +552,8 @@ static void change(struct run *r, unsigned step)
 		break;
 	case 3:
 		off = rng_chance(&r->rng, 1, 4) ? 0 : off;
-		assert_int_equal(fs_setattr(r->k.fs, r->node[f], FS_SET_SIZE, &(struct stat){ .st_size = (off_t)off }, &e), 0);
+		assert_int_equal(
+			fs_setattr(r->k.fs, r->node[f], FS_SET_SIZE, &(struct stat){ .st_size = (off_t)off }, &e), 0);
 		filemodel_truncate(&r->m[f], off);
 		break;
 	case 4:
@@ -543,7 +618,8 @@ static void random_changes_are_those_of_the_model(void **state)
 int main(void)
 {
 	static const uint64_t seeds[] = { 21, 22, 23 };
-	struct CMUnitTest tests[ARRAY_LEN(refusals) + ARRAY_LEN(overlaps) + ARRAY_LEN(shapes) + 12];
+	struct CMUnitTest
+		tests[ARRAY_LEN(refusals) + ARRAY_LEN(overlaps) + ARRAY_LEN(shapes) + ARRAY_LEN(starved) + 12];
 	size_t n = 0;
 
 	for (size_t i = 0; i < ARRAY_LEN(refusals); i++)
@@ -556,7 +632,10 @@ int main(void)
 	tests[n++] = TEST_ROW("a_file_in_many_pieces", a_file_in_many_pieces, NULL);
 	tests[n++] = TEST_ROW("holes_are_copied_as_holes", holes_are_copied_as_holes, NULL);
 	tests[n++] = TEST_ROW("a_crash_never_halves_a_copy", a_crash_never_halves_a_copy, NULL);
+	for (size_t i = 0; i < ARRAY_LEN(starved); i++)
+		tests[n++] = TEST_ROW(starved[i].says, without_memory, &starved[i]);
 	for (size_t i = 0; i < ARRAY_LEN(seeds); i++)
-		tests[n++] = TEST_ROW("random_changes_are_those_of_the_model", random_changes_are_those_of_the_model, &seeds[i]);
+		tests[n++] = TEST_ROW("random_changes_are_those_of_the_model", random_changes_are_those_of_the_model,
+				      &seeds[i]);
 	return _cmocka_run_group_tests("file_copy", tests, n, NULL, NULL);
 }

@@ -269,6 +269,50 @@ static void promised_room_is_there_on_a_full_device(void **state)
 	fskit_release(&k);
 }
 
+/* The hardest way: block by block in no order, while others go on taking what they can get. */
+static void promised_room_is_not_taken_by_others(void **state)
+{
+	const uint32_t blocks = 1500;
+	static uint32_t order[1500];
+	uint32_t node_size = *(const uint32_t *)*state;
+	uint64_t a, b, size, refused = 0;
+	uint8_t buf[BLOCK_SIZE];
+	struct fskit k;
+	struct rng rng;
+
+	rng_seed_env(&rng, node_size);
+	fskit_init(&k, &(struct fskit_options){ .blocks = 8192, .node_size = node_size });
+	a = make(&k, "a", S_IFREG | 0666);
+	b = make(&k, "b", S_IFREG | 0666);
+	assert_int_equal(fs_fallocate(k.fs, a, 0, 0, blocks * BLOCK_SIZE), 0);
+	fill_device(&k, b, &size);
+	for (uint32_t i = 0; i < blocks; i++) {
+		uint32_t j = (uint32_t)rng_below(&rng, i + 1);
+
+		order[i] = order[j];
+		order[j] = i;
+	}
+	for (uint32_t i = 0; i < blocks; i++) {
+		char name[32];
+		int err;
+
+		memset(buf, (int)i, sizeof(buf));
+		assert_int_equal(fs_write(k.fs, a, buf, sizeof(buf), order[i] * BLOCK_SIZE, 0), 0);
+		snprintf(name, sizeof(name), "a name, not a short one %u", i);
+		err = fskit_create(&k, name);
+		assert_true(!err || err == -ENOSPC);
+		refused += err != 0;
+		err = fs_write(k.fs, b, buf, sizeof(buf), rng_below(&rng, size), 0);
+		assert_true(!err || err == -ENOSPC);
+		refused += err != 0;
+	}
+	assert_true(refused > blocks); /* it was full */
+	assert_int_equal(claimed(&k), 0);
+	assert_int_equal(fskit_unlink(&k, "b"), 0);
+	fskit_check(&k);
+	fskit_release(&k);
+}
+
 static void no_room_changes_nothing(void **state)
 {
 	struct filemodel m;
@@ -499,6 +543,7 @@ static void random_changes_are_those_of_the_model(void **state)
 
 int main(void)
 {
+	static const uint32_t node_sizes[] = { 4096, 16384 };
 	static const uint64_t seeds[] = { 1, 2, 3 };
 	struct CMUnitTest tests[ARRAY_LEN(refusals) + ARRAY_LEN(shapes) + 16];
 	size_t n = 0;
@@ -508,6 +553,9 @@ int main(void)
 	for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
 		tests[n++] = TEST_ROW(shapes[i].name, a_shape, &shapes[i]);
 	tests[n++] = TEST_ROW("promised_room_is_there_on_a_full_device", promised_room_is_there_on_a_full_device, NULL);
+	for (size_t i = 0; i < ARRAY_LEN(node_sizes); i++)
+		tests[n++] = TEST_ROW("promised_room_is_not_taken_by_others", promised_room_is_not_taken_by_others,
+				      &node_sizes[i]);
 	tests[n++] = TEST_ROW("no_room_changes_nothing", no_room_changes_nothing, NULL);
 	tests[n++] = TEST_ROW("a_punch_works_on_a_full_device", a_punch_works_on_a_full_device, NULL);
 	tests[n++] = TEST_ROW("a_large_range_reserved", a_large_range, &modes[0]);
@@ -516,6 +564,7 @@ int main(void)
 	tests[n++] = TEST_ROW("a_crash_in_a_large_punch", a_crash_in_a_large_punch, NULL);
 	tests[n++] = TEST_ROW("seeking_is_refused", seeking_is_refused, NULL);
 	for (size_t i = 0; i < ARRAY_LEN(seeds); i++)
-		tests[n++] = TEST_ROW("random_changes_are_those_of_the_model", random_changes_are_those_of_the_model, &seeds[i]);
+		tests[n++] = TEST_ROW("random_changes_are_those_of_the_model", random_changes_are_those_of_the_model,
+				      &seeds[i]);
 	return _cmocka_run_group_tests("file_space", tests, n, NULL, NULL);
 }

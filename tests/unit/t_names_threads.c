@@ -2,8 +2,8 @@
  * t_names_threads.c - names from many threads at once
  *
  * What must hold at every moment: a node that is referred to exists; a name that is replaced by rename is always there;
- * a lookup never returns an inode without names. At the end the filesystem is whole and nothing is left over. Meant for the
- * thread sanitizer, too.
+ * a lookup never returns an inode without names. At the end the filesystem is whole and nothing is left over. Meant for
+ * the thread sanitizer, too.
  *
  * ARBOR_THREADS_SECONDS: how long each test takes (1).
  */
@@ -356,8 +356,8 @@ static void look_around(struct worker *w)
 }
 
 /*
- * Two directories each into the other's child, by operations that have no directory in common: only the lock on moves keeps
- * both from succeeding.
+ * Two directories each into the other's child, by operations that have no directory in common: only the lock on moves
+ * keeps both from succeeding.
  */
 static void into_each_other(struct worker *w)
 {

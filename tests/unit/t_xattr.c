@@ -13,6 +13,7 @@
 #include "fs/fs_format.h"
 #include "fs/fs_int.h"
 #include "fs/xattr.h"
+#include "tests/kit/failmem.h"
 #include "tests/kit/fskit.h"
 #include "tests/kit/rng.h"
 #include "tests/kit/test.h"
@@ -431,6 +432,54 @@ static void a_crash_never_halves_a_value(void **state)
 	fskit_release(&k);
 }
 
+static void without_memory_nothing_changes(void **state)
+{
+	static uint8_t val[2][9000], got[9000];
+	unsigned failed = 0;
+	struct fskit k;
+	uint64_t f;
+	size_t len;
+
+	(void)state;
+	fskit_init(&k, NULL);
+	fill(val[0], sizeof(val[0]), 3);
+	fill(val[1], sizeof(val[1]), 4);
+	assert_int_equal(fskit_create(&k, "f"), 0);
+	f = fskit_node(&k, "f");
+	assert_int_equal(fs_setxattr(k.fs, f, "user.x", val[0], 9000, 0, false), 0);
+	for (uint64_t n = 1;; n++) {
+		int err;
+
+		failmem_start(n, FAILMEM_ONCE);
+		err = fs_setxattr(k.fs, f, "user.x", val[1], 8000, 0, false);
+		if (!failmem_stop() || !err) {
+			assert_int_equal(err, 0);
+			break;
+		}
+		assert_int_equal(err, -ENOMEM);
+		failed++;
+		assert_int_equal(fs_getxattr(k.fs, f, "user.x", got, sizeof(got), &len), 0);
+		assert_int_equal(len, 9000);
+		assert_memory_equal(got, val[0], len);
+	}
+	assert_true(failed > 1);
+	for (uint64_t n = 1;; n++) {
+		int err;
+
+		failmem_start(n, FAILMEM_ONCE);
+		err = fs_getxattr(k.fs, f, "user.x", got, sizeof(got), &len);
+		if (!failmem_stop()) {
+			assert_int_equal(err, 0);
+			break;
+		}
+		assert_int_equal(err, -ENOMEM);
+	}
+	assert_int_equal(len, 8000);
+	assert_memory_equal(got, val[1], len);
+	fskit_check(&k);
+	fskit_release(&k);
+}
+
 int main(void)
 {
 	static const uint32_t node_sizes[] = { 4096, 16384 };
@@ -449,5 +498,6 @@ int main(void)
 	tests[n++] = TEST_ROW("random_ones_in_small_nodes", random_ones_are_what_was_set, &node_sizes[0]);
 	tests[n++] = TEST_ROW("random_ones_in_large_nodes", random_ones_are_what_was_set, &node_sizes[1]);
 	tests[n++] = TEST_ROW("a_crash_never_halves_a_value", a_crash_never_halves_a_value, NULL);
+	tests[n++] = TEST_ROW("without_memory_nothing_changes", without_memory_nothing_changes, NULL);
 	return _cmocka_run_group_tests("xattr", tests, n, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 make_fs 512M
 dev=$(losetup --show -f "$IMG") || skip "no loop device"
 touch "$SCRATCH/no-fsck"
+cp -r "$TOP/tests" "$SCRATCH/tree"
 
 check_device()
 {
@@ -16,14 +17,14 @@ check_device()
 for i in 1 2 3; do
 	mount.arbor "$dev" "$MNT" ${MOUNT_OPTIONS:+-o "$MOUNT_OPTIONS"}
 	findmnt -n -o FSTYPE "$MNT" | grep fuseblk || fail "not fuseblk: $(findmnt -n "$MNT")"
-	cp -r "$TOP/tests" "$MNT/copy$i"
+	cp -r "$SCRATCH/tree" "$MNT/copy$i"
 	sync
 	sync -f "$MNT"
 	umount "$MNT"
 	# At once: nothing is left to wait for.
 	check_device
 	mount.arbor "$dev" "$MNT" ${MOUNT_OPTIONS:+-o "$MOUNT_OPTIONS"}
-	diff -r "$TOP/tests" "$MNT/copy$i"
+	diff -r "$SCRATCH/tree" "$MNT/copy$i"
 	umount "$MNT"
 done
 

@@ -158,8 +158,8 @@ int fs_write(struct fs *fs, uint64_t node, const void *buf, size_t size, uint64_
 
 	do {
 		err = write_once(fs, node, &r, true);
-		if (err ==
-		    -ERESTART) /* a checkpoint came in between: what was to be joined is of another generation now */
+		/* The generation has changed in between: what was to be joined would have two births. */
+		if (err == -ERESTART)
 			err = write_once(fs, node, &r, false);
 	} while (op_retry(fs, err, &tries));
 	return io_error(err);

@@ -313,6 +313,7 @@ static int put_run(struct batch *b, uint64_t addr, uint32_t blocks, void *buf, c
 {
 	int err = mem_grow((void **)&b->runs, &b->cap_runs, b->n_runs + 1, sizeof(*b->runs));
 
+	readahead_forget(b->store->readahead, addr, blocks);
 	if (!err)
 		err = data_put(b->store->data, addr, blocks, buf, sums, &b->runs[b->n_runs]);
 	if (err) {

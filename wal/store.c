@@ -347,6 +347,7 @@ static void store_free(struct store *s)
 	log_close(s->log);
 	if (s->data)
 		data_close(s->data);
+	readahead_close(s->readahead);
 	for (struct event *e; (e = RB_MIN(event_set, &s->pinned));) {
 		RB_REMOVE(event_set, &s->pinned, e);
 		if (e->ripe) /* the others stand on a list */
@@ -415,6 +416,8 @@ static int open_parts(struct store *s)
 	if (!err)
 		/* Read-only, riding blocks stay in memory, however many the log holds: nothing may be written. */
 		err = data_open(s->bdev, s->opt.read_only ? SIZE_MAX / 2 : s->opt.data_bytes, data_failed, s, &s->data);
+	if (!err)
+		err = readahead_open(s->bdev, &s->readahead);
 	if (err)
 		return err;
 	tree_init(&s->live.tree, s->cache, TREE_FILES, s->super.files, 0, copies);

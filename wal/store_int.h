@@ -32,6 +32,7 @@
 #include "btree/tree.h"
 #include "wal/data.h"
 #include "wal/log.h"
+#include "wal/readahead.h"
 #include "wal/store.h"
 
 /* ---- reclaim.c: what happened to blocks since the last checkpoint ---- */
@@ -259,6 +260,7 @@ struct store {
 	struct cache *cache;
 	struct space *space;
 	struct data *data;
+	struct readahead *readahead;
 	struct log *log;
 
 	struct view live;

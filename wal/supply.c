@@ -191,7 +191,8 @@ int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret
 			break;
 		/* On a small or full device a large refill would only hold blocks back from data. */
 		uint64_t share = space_free_blocks(s->space) / node_blocks(s) / 32;
-		size_t want = n - got + (share < POOL_REFILL ? share : POOL_REFILL);
+		/* What stays in the pool is for everybody: not of what was kept for promises. */
+		size_t more = class == SUPPLY_CLAIMED ? 0 : share < POOL_REFILL ? share : POOL_REFILL, want = n - got + more;
 
 		err = from_map(s, &u->pool, want, class == SUPPLY_SYSTEM || class == SUPPLY_CLAIMED);
 	}

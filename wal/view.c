@@ -641,18 +641,33 @@ void view_read_end(struct view *v, unsigned cookie)
 	epoch_exit(v->store->reading, cookie);
 }
 
+/* The first block that is not what its checksum says, or `blocks`. */
+static uint32_t first_bad(uint32_t blocks, const void *buf, const uint32_t *sums, uint32_t *ret_got)
+{
+	for (uint32_t i = 0; i < blocks; i++) {
+		*ret_got = data_checksum((const uint8_t *)buf + (size_t)i * BLOCK_SIZE);
+		if (*ret_got != sums[i])
+			return i;
+	}
+	return blocks;
+}
+
 int view_read(struct view *v, uint64_t addr, uint32_t blocks, void *buf, const uint32_t *sums)
 {
+	struct store *s = v->store;
+	uint32_t got, bad;
 	int err;
 
-	if (!space_valid(v->store->space, addr, blocks))
+	if (!space_valid(s->space, addr, blocks))
 		return corrupt("extent", addr, "outside of the device, blocks", blocks, 0);
-	err = data_read(v->store->data, addr, blocks, buf);
-	for (uint32_t i = 0; !err && sums && i < blocks; i++) {
-		uint32_t got = data_checksum((uint8_t *)buf + (size_t)i * BLOCK_SIZE);
-
-		if (got != sums[i])
-			err = bad_checksum("data block", addr + i, "checksum", got, sums[i]);
+	if (sums && blocks <= READAHEAD_SMALL && readahead_get(s->readahead, addr, blocks, buf)) {
+		if (first_bad(blocks, buf, sums, &got) == blocks)
+			return 0;
+		readahead_forget(s->readahead, addr, blocks); /* it was on its way to the device when the window was read */
 	}
-	return err;
+	err = data_read(s->data, addr, blocks, buf);
+	if (err || !sums)
+		return err;
+	bad = first_bad(blocks, buf, sums, &got);
+	return bad < blocks ? bad_checksum("data block", addr + bad, "checksum", got, sums[bad]) : 0;
 }

@@ -32,7 +32,8 @@ void filemodel_copy(const struct filemodel *from, uint64_t from_off, struct file
 		    uint64_t len);
 
 void filemodel_expect(const struct filemodel *, struct fskit *, uint64_t node);
-/* Whether the file is this. False: it differs somewhere. */
+/* Whether the file reads as this, holes included. The number of blocks is not looked at: it is that of what has been removed
+ * already and is still there (orphan.h), too. */
 bool filemodel_is(const struct filemodel *, struct fskit *, uint64_t node);
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -466,14 +467,22 @@ static fs_driver_call *const syscalls[FSOP_COUNT] = {
 	[FSOP_FORGET_ALL] = do_whole,
 };
 
+#define FUSE_MAGIC 0x65735546
+
 int fsdrive_syscalls_init(struct fsdrive_syscalls *d, const char *root)
 {
+	struct statfs st;
+
 	*d = (struct fsdrive_syscalls){ .driver = { .calls = syscalls } };
 	for (unsigned h = 0; h < FSM_HANDLES; h++)
 		d->handle[h] = -1;
 	snprintf(d->root, sizeof(d->root), "%s", root);
 	d->dirfd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return d->dirfd < 0 ? -errno : 0;
+	if (d->dirfd < 0)
+		return -errno;
+	/* The kernel checks a listing it keeps by the directory's mtime, which moving the directory does not change. */
+	d->driver.old_dotdot = !fstatfs(d->dirfd, &st) && st.f_type == FUSE_MAGIC;
+	return 0;
 }
 
 void fsdrive_syscalls_release(struct fsdrive_syscalls *d)

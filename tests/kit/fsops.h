@@ -153,6 +153,7 @@ typedef void fs_driver_call(struct fs_driver *, const struct fsop_args *, struct
 struct fs_driver {
 	fs_driver_call *const *calls; /* by kind; NULL: has no such thing */
 	bool callers; /* anyone may ask, not only who we are */
+	bool old_dotdot; /* listings of a moved directory may still show its old parent's number */
 };
 
 /* fs/fs.h, below a node on which the caller holds a reference. */

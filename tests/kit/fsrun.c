@@ -326,7 +326,7 @@ static int check_readdir(struct fsrun *run, const struct fsm_inode *dir)
 		if (!strcmp(e->name, ".") || !strcmp(e->name, "..")) {
 			node = e->name[1] ? fsm_inode(run->model, dir->parent) : dir;
 			dots++;
-			if (dir->id == FSM_ROOT && e->name[1])
+			if (e->name[1] && (dir->id == FSM_ROOT || run->driver->old_dotdot))
 				continue;
 		} else {
 			node = fsm_find(run->model, dir, e->name);
@@ -730,8 +730,7 @@ static int load_node(struct loader *l, const char *path, struct fsm_inode *node)
 	return err;
 }
 
-/* What the filesystem holds, as a model. */
-static int load(struct fsrun *run, struct fsm **ret)
+int fsrun_load(struct fsrun *run, struct fsm **ret)
 {
 	struct loader l = { .run = run, .m = fsm_new(0, 0) };
 	int err;
@@ -749,7 +748,7 @@ static int load(struct fsrun *run, struct fsm **ret)
 int fsrun_compare(struct fsrun *run)
 {
 	struct fsm *found;
-	int err = load(run, &found);
+	int err = fsrun_load(run, &found);
 
 	if (err)
 		return err;
@@ -768,7 +767,7 @@ int fsrun_init(struct fsrun *run, struct fs_driver *driver, void (*set_now)(stru
 	int err;
 
 	*run = (struct fsrun){ .driver = driver, .set_now = set_now, .now = { 1000000, 0 } };
-	err = load(run, &run->model);
+	err = fsrun_load(run, &run->model);
 	if (!err && run->model->inodes[FSM_ROOT]->n_names)
 		err = -ENOTEMPTY;
 	if (err)
@@ -812,7 +811,7 @@ int fsrun_recovered(struct fsrun *run, size_t *ret_lost)
 {
 	struct fsm *found, *m = fsm_clone(run->base), *best = NULL;
 	uint64_t digest;
-	int err = load(run, &found);
+	int err = fsrun_load(run, &found);
 
 	if (err) {
 		fsm_free(m);

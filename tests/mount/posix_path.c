@@ -168,7 +168,71 @@ static const struct row {
 	int (*call)(const char *);
 	int want[ROWS(paths)];
 } rows[] = {
-/* TABLE */
+	/* clang-format off */
+	{ "open", do_open,
+	  { NOENT, 0, 0, 0, 0, 0, NOENT, LOOP, 0, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, 0, NOTDIR, 0, 0, 0, NOENT, LONG, 0, LONG } },
+	{ "creat", do_creat,
+	  { 0, 0, ISDIR, ISDIR, 0, ISDIR, 0, LOOP, 0, NOENT, NOTDIR, LOOP, 0, 0,
+	    NOTDIR, NOENT, ISDIR, ISDIR, ISDIR, ISDIR, ISDIR, ISDIR, ISDIR, ISDIR, 0, LONG, 0, LONG } },
+	{ "excl", do_excl,
+	  { 0, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, NOENT, NOTDIR, LOOP, 0, 0,
+	    NOTDIR, NOENT, ISDIR, ISDIR, ISDIR, ISDIR, ISDIR, EXIST, EXIST, EXIST, 0, LONG, EXIST, LONG } },
+	{ "opendir", do_opendir,
+	  { NOENT, NOTDIR, 0, 0, NOTDIR, NOTDIR, NOTDIR, NOTDIR, NOTDIR, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, 0, NOTDIR, 0, 0, 0, NOENT, LONG, NOTDIR, LONG } },
+	{ "stat", do_stat,
+	  { NOENT, 0, 0, 0, 0, 0, NOENT, LOOP, 0, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, 0, NOTDIR, 0, 0, 0, NOENT, LONG, 0, LONG } },
+	{ "lstat", do_lstat,
+	  { NOENT, 0, 0, 0, 0, 0, 0, 0, 0, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, 0, NOTDIR, 0, 0, 0, NOENT, LONG, 0, LONG } },
+	{ "mkdir", do_mkdir,
+	  { 0, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, NOENT, NOTDIR, LOOP, 0, 0,
+	    NOTDIR, NOENT, EXIST, EXIST, 0, EXIST, EXIST, EXIST, EXIST, EXIST, 0, LONG, EXIST, LONG } },
+	{ "mkfifo", do_mkfifo,
+	  { 0, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, NOENT, NOTDIR, LOOP, 0, 0,
+	    NOTDIR, NOENT, EXIST, EXIST, NOENT, EXIST, EXIST, EXIST, EXIST, EXIST, 0, LONG, EXIST, LONG } },
+	{ "symlink", do_symlink,
+	  { 0, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, NOENT, NOTDIR, LOOP, 0, 0,
+	    NOTDIR, NOENT, EXIST, EXIST, NOENT, EXIST, EXIST, EXIST, EXIST, EXIST, 0, LONG, EXIST, LONG } },
+	{ "link from", do_link_from,
+	  { NOENT, 0, PERM, PERM, 0, 0, 0, 0, 0, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, PERM, NOTDIR, NOENT, PERM, NOTDIR, PERM, PERM, PERM, NOENT, LONG, 0, LONG } },
+	{ "link to", do_link_to,
+	  { 0, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, EXIST, NOENT, NOTDIR, LOOP, 0, 0,
+	    NOTDIR, NOENT, EXIST, EXIST, NOENT, EXIST, EXIST, EXIST, EXIST, EXIST, 0, LONG, EXIST, LONG } },
+	{ "rename from", do_rename_from,
+	  { NOENT, 0, 0, 0, 0, 0, 0, 0, 0, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, NOTDIR, NOTDIR, BUSY, BUSY, BUSY, NOENT, LONG, 0, LONG } },
+	{ "rename file to", do_rename_file_to,
+	  { 0, 0, ISDIR, ISDIR, 0, 0, 0, 0, 0, NOENT, NOTDIR, LOOP, 0, 0,
+	    NOTDIR, NOENT, NOTDIR, NOTDIR, NOTDIR, NOTDIR, NOTDIR, BUSY, BUSY, BUSY, 0, LONG, 0, LONG } },
+	{ "rename dir to", do_rename_dir_to,
+	  { 0, NOTDIR, 0, EMPTY, NOTDIR, NOTDIR, NOTDIR, NOTDIR, NOTDIR, NOENT, NOTDIR, LOOP, 0, 0,
+	    NOTDIR, NOENT, 0, NOTDIR, 0, NOTDIR, NOTDIR, BUSY, BUSY, BUSY, 0, LONG, NOTDIR, LONG } },
+	{ "chmod", do_chmod,
+	  { NOENT, 0, 0, 0, 0, 0, NOENT, LOOP, 0, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, 0, NOTDIR, 0, 0, 0, NOENT, LONG, 0, LONG } },
+	{ "truncate", do_truncate,
+	  { NOENT, 0, ISDIR, ISDIR, 0, ISDIR, NOENT, LOOP, INVAL, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, ISDIR, NOTDIR, NOENT, ISDIR, NOTDIR, ISDIR, ISDIR, ISDIR, NOENT, LONG, 0, LONG } },
+	{ "readlink", do_readlink,
+	  { NOENT, INVAL, INVAL, INVAL, 0, 0, 0, 0, INVAL, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, INVAL, NOTDIR, NOENT, INVAL, NOTDIR, INVAL, INVAL, INVAL, NOENT, LONG, INVAL, LONG } },
+	{ "chdir", do_chdir,
+	  { NOENT, NOTDIR, 0, 0, NOTDIR, 0, NOENT, LOOP, NOTDIR, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, 0, NOTDIR, 0, 0, 0, NOENT, LONG, NOTDIR, LONG } },
+	{ "lutimes", do_lutimes,
+	  { NOENT, 0, 0, 0, 0, 0, 0, 0, 0, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, 0, NOTDIR, 0, 0, 0, NOENT, LONG, 0, LONG } },
+	{ "unlink", unlink,
+	  { NOENT, 0, ISDIR, ISDIR, 0, 0, 0, 0, 0, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, ISDIR, NOTDIR, NOENT, NOTDIR, NOTDIR, ISDIR, ISDIR, ISDIR, NOENT, LONG, 0, LONG } },
+	{ "rmdir", rmdir,
+	  { NOENT, NOTDIR, 0, EMPTY, NOTDIR, NOTDIR, NOTDIR, NOTDIR, NOTDIR, NOENT, NOTDIR, LOOP, NOENT, NOENT,
+	    NOTDIR, NOENT, 0, NOTDIR, NOENT, NOTDIR, NOTDIR, INVAL, EMPTY, INVAL, NOENT, LONG, NOTDIR, LONG } },
+	/* clang-format on */
 };
 
 static void each_path(const struct row *row)
@@ -184,8 +248,6 @@ static void each_path(const struct row *row)
 		CHECKF(got == row->want[i], "%s of \"%.40s\" (%zu bytes) gave %s, should be %s", row->name, paths[i],
 		       strlen(paths[i]), got ? strerrorname_np(got) : "success",
 		       row->want[i] ? strerrorname_np(row->want[i]) : "success");
-		if (getenv("POSIX_PRINT"))
-			printf("%s%s", got ? strerrorname_np(got) + 1 : "0", i + 1 < ROWS(paths) ? ", " : "\n");
 		WORKS(chdir(".."));
 		if (system("rm -rf zoo"))
 			abort();
@@ -277,13 +339,11 @@ static void directories_can_be_deep(void)
 	}
 	make_data("bottom", 100, 1);
 	SAME(stat_of("../../..").st_nlink, 3);
+	WORKS(unlink("bottom"));
 	for (unsigned i = 0; i < 300; i++) {
-		WORKS(unlink("bottom") * (i == 0));
 		WORKS(chdir(".."));
-		if (i % 2)
-			WORKS(rmdir("deep/deep"));
+		WORKS(rmdir("deep"));
 	}
-	WORKS(rmdir("deep"));
 }
 
 const struct posix_case posix_path_cases[] = {

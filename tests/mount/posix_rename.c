@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/mount/posix.h"
@@ -229,6 +230,7 @@ static void a_replaced_name_is_never_missing(void)
 			break;
 		close(fd);
 	}
+	waitpid(pid, NULL, 0);
 }
 
 const struct posix_case posix_rename_cases[] = {

@@ -7,8 +7,8 @@
 # Nothing is mounted, so it runs anywhere. Prints TAP. Works in a directory of its own that it removes.
 
 set -u
-bin=$1
-image=$2
+bin=$(readlink -f "$1")
+image=$(readlink -f "$2")
 export LC_ALL=C
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/arbor-tools-XXXXXX") || exit 1

@@ -499,6 +499,28 @@ static void fill_up(struct filekit *f)
 	} while (f->size > was);
 }
 
+/* Cutting inside a block writes one, and there is none. */
+static void a_file_on_a_full_device_can_be_cut_anywhere(void **state)
+{
+	struct filekit f, g;
+	struct fskit k;
+
+	(void)state;
+	fskit_init(&k, &(struct fskit_options){ .blocks = 2048, .log_blocks = 64 });
+	filekit_init(&f, &k, "f", CAP);
+	filekit_init(&g, &k, "g", 8 << 20);
+	assert_int_equal(filekit_write(&f, 0, 100 * B), 0);
+	fill_up(&g);
+	for (unsigned i = 99; i > 90; i--) {
+		assert_int_equal(filekit_truncate(&f, i * B + 1 + i), 0);
+		filekit_verify(&f);
+	}
+	fskit_check(&k);
+	filekit_release(&f);
+	filekit_release(&g);
+	fskit_release(&k);
+}
+
 static void what_was_promised_can_be_written_on_a_full_device(void **state)
 {
 	struct store_status st;
@@ -513,11 +535,12 @@ static void what_was_promised_can_be_written_on_a_full_device(void **state)
 	assert_int_equal(filekit_claim(&f, 0, 2 * CAP), -ENOSPC);
 	fill_up(&g);
 	assert_int_equal(filekit_write(&f, 9 * B, B), -ENOSPC);
-	assert_int_equal(filekit_write(&f, 9 * B, 30 * B), -ENOSPC); /* one block of it is not promised */
-	/* The promise is of room for data. Nodes need some, too, so a little is given back. */
-	assert_int_equal(filekit_truncate(&g, g.size - 48 * B), 0);
-	for (unsigned i = 10; i < 150; i += 20)
-		assert_int_equal(filekit_write(&f, i * B + 7, 19 * B), 0);
+	/* Single blocks, all over it, so that it takes many items; then the rest. */
+	for (unsigned i = 10; i < 150; i += 3)
+		assert_int_equal(filekit_write(&f, i * B + 7, 100), 0);
+	filekit_verify(&f);
+	for (unsigned i = 10; i < 148; i += 3)
+		assert_int_equal(filekit_write(&f, (i + 1) * B, 2 * B), 0);
 	filekit_verify(&f);
 	store_status(fs_store(k.fs), &st);
 	assert_int_equal(st.blocks_claimed, 0);
@@ -532,7 +555,7 @@ static void what_was_promised_can_be_written_on_a_full_device(void **state)
 
 int main(void)
 {
-	struct CMUnitTest tests[ARRAY_LEN(content_rows) + ARRAY_LEN(atime_rows) + 10];
+	struct CMUnitTest tests[ARRAY_LEN(content_rows) + ARRAY_LEN(atime_rows) + 11];
 	size_t n = 0;
 
 	for (size_t i = 0; i < ARRAY_LEN(content_rows); i++)
@@ -548,6 +571,7 @@ int main(void)
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_damaged_block_is_an_error_and_never_data);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_device_that_fails_to_read_is_an_error);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_full_device_refuses_whole_writes_and_gives_room_back);
+	tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_file_on_a_full_device_can_be_cut_anywhere);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(what_was_promised_can_be_written_on_a_full_device);
 	return _cmocka_run_group_tests("file", tests, n, NULL, NULL);
 }

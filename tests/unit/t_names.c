@@ -342,7 +342,7 @@ static void nodes_of_views_that_do_not_exist_are_stale(void **state)
 
 /* ---- limits ---- */
 
-/* Counts by putting the inode as it would be: 65000 links one by one take long. */
+/* Counts by putting the inode as it would be: so many links one by one take long. */
 static void set_nlink(struct fskit *k, uint64_t node, uint32_t nlink)
 {
 	uint64_t ino = node_ino(node);

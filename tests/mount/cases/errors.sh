@@ -68,9 +68,9 @@ mkfs.arbor "$IMG" >"$SCRATCH/out" 2>&1 && fail "mkfs over a filesystem works wit
 # Not writable: says so, or mounts read-only where that was asked for.
 if [ "$(id -u)" = 0 ] && as_nobody true 2>/dev/null; then
 	chmod 600 "$IMG"
-	refuses 1 "an image of somebody else" "permission denied" "${NOBODY[@]}" "$ARBOR_BUILD/mount.arbor" "$IMG" "$MNT"
+	refuses 1 "an image of somebody else" "permission" "${NOBODY[@]}" "$ARBOR_BUILD/mount.arbor" "$IMG" "$MNT"
 	chmod 644 "$IMG"
-	refuses 1 "an image that may only be read" "permission denied|read-only" "${NOBODY[@]}" "$ARBOR_BUILD/mount.arbor" "$IMG" "$MNT"
+	refuses 1 "an image that may only be read" "permission|read-only" "${NOBODY[@]}" "$ARBOR_BUILD/mount.arbor" "$IMG" "$MNT"
 	chmod 666 "$IMG"
 	chmod 700 "$MNT"
 	if [ ! -w /dev/fuse ] || ! as_nobody test -w /dev/fuse; then

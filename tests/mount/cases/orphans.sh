@@ -33,7 +33,7 @@ same "the linked file" "$(stat -c '%s %h' linked)" "100000 1"
 rm linked
 came_back()
 {
-	[ $(($(used_kib) - start)) -lt 1000 ]
+	[ $(($(used_kib) - start)) -lt 4096 ]
 }
 within 20 came_back || fail "$(($(used_kib) - start)) KiB did not come back after the last close"
 

@@ -37,6 +37,7 @@ struct fs {
 	_Atomic uint64_t ino_next;
 	_Atomic uint64_t ino_limit; /* durable with, or before, the batch that used numbers below it */
 	_Atomic uint64_t inodes_made, inodes_freed;
+	_Atomic bool inodes_failed; /* some of those freed were made by operations that failed */
 
 	uint64_t hash_mask; /* tests: only these bits of a name's hash count; 0: all */
 

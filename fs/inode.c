@@ -99,6 +99,8 @@ static int new_number(struct op *op, uint64_t *ret)
 	}
 	op->made++;
 	err = batch_raise(op->batch, FS_COUNTER_INODES_MADE, atomic_fetch_add(&fs->inodes_made, 1) + 1);
+	if (!err && atomic_load(&fs->inodes_failed))
+		err = batch_raise(op->batch, FS_COUNTER_INODES_FREED, atomic_load(&fs->inodes_freed));
 	if (!err)
 		*ret = ino;
 	return err;

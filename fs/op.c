@@ -130,13 +130,23 @@ void op_unlock(struct op *op)
 
 /* ---- the end ---- */
 
+/* Made and gone: the difference counts. The next one that is made says so durably, see new_number. */
+static void count_failed(struct op *op)
+{
+	if (!op->made)
+		return;
+	atomic_fetch_add(&op->fs->inodes_freed, op->made);
+	atomic_store(&op->fs->inodes_failed, true);
+	op->made = 0;
+}
+
 int op_commit(struct op *op)
 {
 	struct fs *fs = op->fs;
 	int err = batch_commit(op->batch, NULL);
 
 	if (err) {
-		atomic_fetch_add(&fs->inodes_freed, op->made); /* made and gone: the difference counts */
+		count_failed(op);
 	} else if (op->ino_limit) {
 		uint64_t old = atomic_load(&fs->ino_limit);
 
@@ -152,8 +162,7 @@ void op_end(struct op *op)
 {
 	op_unlock(op);
 	if (op->batch) {
-		atomic_fetch_add(&op->fs->inodes_freed, op->made); /* made and cancelled */
-		op->made = 0;
+		count_failed(op); /* cancelled */
 		batch_cancel(op->batch);
 		pool_put(op->fs, op->batch);
 		op->batch = NULL;

@@ -155,7 +155,8 @@ static int load(struct renaming *r)
 		err = dir_load(r->op.view, r->parent[TO], &r->dirs[TO]);
 		r->dir[TO] = &r->dirs[TO];
 	}
-	if (!err && r->found[FROM])
+	/* Of a directory that has been removed, those above may be gone as well: not to be looked at (check_loops). */
+	if (!err && (r->found[FROM] || !r->dir[TO]->nlink))
 		err = -ENOENT;
 	if (!err && !r->found[TO] && r->flags & RENAME_NOREPLACE)
 		err = -EEXIST;

@@ -227,6 +227,35 @@ static void many_files_are_checked_in_parts(void **state)
 	checkkit_release(&f);
 }
 
+/* The number of inodes is counted by operations before they are known to succeed. */
+static void creates_that_failed_leave_the_count_right(void **state)
+{
+	static char buf[FS_IO_MAX];
+	unsigned failed = 0;
+	struct checkkit f;
+	char name[32];
+	int err = 0;
+
+	(void)state;
+	checkkit_init(&f, 2048);
+	assert_int_equal(fskit_create(&f.k, "full"), 0);
+	for (uint64_t n = 0; !err; n++)
+		err = fskit_write(&f.k, "full", buf, sizeof(buf), n * sizeof(buf));
+	for (uint64_t n = 1 << 20; (err = fskit_write(&f.k, "full", buf, BLOCK_SIZE, n * BLOCK_SIZE)) == 0; n += 2)
+		;
+	assert_int_equal(err, -ENOSPC);
+	for (unsigned i = 0; i < 10000 && failed < 1500; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		failed += fskit_create(&f.k, name) == -ENOSPC;
+	}
+	assert_int_equal(failed, 1500);
+	assert_int_equal(fskit_truncate(&f.k, "full", 0), 0);
+	assert_int_equal(fskit_create(&f.k, "one more"), 0);
+	checkkit_remount(&f);
+	ck_check(&f);
+	checkkit_release(&f);
+}
+
 static void any_allocation_may_fail(void **state)
 {
 	struct checkkit f;
@@ -540,6 +569,7 @@ int main(void)
 		cmocka_unit_test(names_that_cannot_be_read_make_no_inode_nameless),
 		cmocka_unit_test(a_tree_without_a_root_is_one_problem),
 		cmocka_unit_test(many_files_are_checked_in_parts),
+		cmocka_unit_test(creates_that_failed_leave_the_count_right),
 		cmocka_unit_test(any_allocation_may_fail),
 		cmocka_unit_test(random_items_are_survived),
 		cmocka_unit_test(random_bits_are_survived),

@@ -541,6 +541,7 @@ static void what_was_promised_can_be_written_on_a_full_device(void **state)
 	filekit_verify(&f);
 	for (unsigned i = 10; i < 148; i += 3)
 		assert_int_equal(filekit_write(&f, (i + 1) * B, 2 * B), 0);
+	assert_int_equal(filekit_write(&f, 149 * B, B), 0);
 	filekit_verify(&f);
 	store_status(fs_store(k.fs), &st);
 	assert_int_equal(st.blocks_claimed, 0);

@@ -224,20 +224,22 @@ int fs_sync(struct fs *fs)
 int fs_statfs(struct fs *fs, struct statvfs *ret)
 {
 	struct store_status st;
-	uint64_t avail, used = atomic_load(&fs->inodes_made), freed = atomic_load(&fs->inodes_freed);
+	uint64_t free, kept, avail, used = atomic_load(&fs->inodes_made), freed = atomic_load(&fs->inodes_freed);
 
 	store_status(fs->store, &st);
-	avail = st.blocks_free > st.blocks_claimed ? st.blocks_free - st.blocks_claimed : 0;
-	/* What was released and is waiting for its checkpoint is as good as free: who needs it waits for that. */
-	avail += st.blocks_reclaiming;
-	if (avail > st.blocks_usable)
-		avail = st.blocks_usable;
+	/* What was released and waits for its checkpoint is as good as free: who needs it waits for that. */
+	free = st.blocks_free + st.blocks_pooled + st.blocks_reclaiming;
+	if (free > st.blocks_usable)
+		free = st.blocks_usable;
+	kept = st.blocks_claimed + st.blocks_reserved;
+	avail = free > kept ? free - kept : 0;
+	free = free > st.blocks_claimed ? free - st.blocks_claimed : 0;
 	used = used > freed ? used - freed : 0;
 	*ret = (struct statvfs){
 		.f_bsize = BLOCK_SIZE,
 		.f_frsize = BLOCK_SIZE,
 		.f_blocks = st.blocks_usable,
-		.f_bfree = avail,
+		.f_bfree = free,
 		.f_bavail = avail,
 		.f_ffree = avail * (BLOCK_SIZE / BYTES_PER_INODE),
 		.f_favail = avail * (BLOCK_SIZE / BYTES_PER_INODE),

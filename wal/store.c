@@ -658,6 +658,7 @@ void store_status(struct store *s, struct store_status *ret)
 		.recovered_us = s->recovered_us,
 		.error = atomic_load(&s->error),
 	};
+	supply_status(s, &ret->blocks_pooled, &ret->blocks_reserved);
 	memcpy(ret->uuid, s->super.uuid, sizeof(ret->uuid));
 	memcpy(ret->label, s->super.label, sizeof(ret->label));
 	if (s->log) {

@@ -74,6 +74,7 @@ struct store_status {
 	uint8_t uuid[16];
 	char label[65];
 	uint64_t blocks, blocks_free, blocks_usable, blocks_claimed, blocks_pinned, blocks_reclaiming;
+	uint64_t blocks_pooled, blocks_reserved; /* set aside for nodes; of these, for what makes room alone */
 	uint32_t node_size;
 	uint64_t log_blocks, log_used, lsn_next, lsn_durable, syncs, segments;
 	uint64_t checkpoints, checkpoint_last_us, checkpoint_freeze_max_us;

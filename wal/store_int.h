@@ -415,6 +415,7 @@ int supply_nodes(struct store *, enum supply_class, struct node_addr *ret, size_
 int supply_return(struct store *, const struct node_addr *, size_t n); /* never written ones; -ENOMEM: not taken */
 int supply_data(struct store *, uint32_t want, bool claimed, enum supply_class, uint64_t *ret_addr, uint32_t *ret_blocks);
 uint64_t supply_for_claims(uint64_t claims); /* blocks to keep for promises of so many */
+void supply_status(struct store *, uint64_t *ret_pooled, uint64_t *ret_reserved); /* blocks */
 void supply_refill(struct store *);	/* fills the reserves again; after space has come back */
 bool supply_low(struct store *);
 int make_room(struct store *, enum supply_class, unsigned tries); /* 0: try again */

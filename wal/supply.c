@@ -138,6 +138,18 @@ void supply_refill(struct store *s)
 	pthread_mutex_unlock(&s->supply.lock);
 }
 
+void supply_status(struct store *s, uint64_t *ret_pooled, uint64_t *ret_reserved)
+{
+	struct supply *u = &s->supply;
+	uint64_t each = node_blocks(s) * (s->live.tree.copies ? 2u : 1u);
+
+	pthread_mutex_lock(&u->lock);
+	absorb(u);
+	*ret_reserved = (u->releasing.n + u->system.n) * each;
+	*ret_pooled = u->pool.n * each + *ret_reserved;
+	pthread_mutex_unlock(&u->lock);
+}
+
 int supply_open(struct store *s)
 {
 	struct supply *u = &s->supply;

@@ -10,7 +10,9 @@ void filekit_init(struct filekit *f, struct fskit *k, const char *name, size_t c
 {
 	*f = (struct filekit){ .k = k, .name = name, .cap = cap, .tag = 1 };
 	f->data = mem_zalloc(cap);
+	f->bytes = mem_alloc(cap);
 	assert_non_null(f->data);
+	assert_non_null(f->bytes);
 	assert_int_equal(fskit_create(k, name), 0);
 	f->node = fskit_node(k, name);
 	assert_true(f->node);
@@ -19,6 +21,7 @@ void filekit_init(struct filekit *f, struct fskit *k, const char *name, size_t c
 void filekit_release(struct filekit *f)
 {
 	mem_free(f->data);
+	mem_free(f->bytes);
 	*f = (struct filekit){ 0 };
 }
 
@@ -59,16 +62,13 @@ void filekit_expect_truncate(struct filekit *f, size_t size)
 
 static int write_at(struct filekit *f, size_t off, size_t len, unsigned flags)
 {
-	uint8_t *bytes = mem_alloc(len + 1);
 	int err;
 
-	assert_non_null(bytes);
 	assert_true(off + len <= f->cap);
-	make_bytes(bytes, len, f->tag);
-	err = fs_write(f->k->fs, f->node, bytes, len, flags & FS_WRITE_APPEND ? 12345 : off, flags);
+	make_bytes(f->bytes, len, f->tag);
+	err = fs_write(f->k->fs, f->node, f->bytes, len, flags & FS_WRITE_APPEND ? 12345 : off, flags);
 	if (!err)
 		filekit_expect_write(f, off, len);
-	mem_free(bytes);
 	return err;
 }
 

@@ -10,7 +10,8 @@ struct filekit {
 	struct fskit *k;
 	const char *name; /* in the root directory */
 	uint64_t node;
-	uint8_t *data; /* cap bytes; zeros behind size */
+	uint8_t *data;	/* cap bytes; zeros behind size */
+	uint8_t *bytes; /* cap bytes: what is being written. Calls themselves take no memory (failmem.h). */
 	size_t size, cap;
 	uint32_t tag; /* of the next write: no two write the same bytes */
 };

@@ -293,6 +293,7 @@ static int remount(struct fsworlds *r)
 
 static int snap(struct fsworlds *r)
 {
+	uint64_t id;
 	char name[8];
 	int err;
 
@@ -307,7 +308,7 @@ static int snap(struct fsworlds *r)
 		if (!taken)
 			break;
 	}
-	err = snapshot_create(fs_store(r->fs), name, NULL);
+	err = snapshot_create(fs_store(r->fs), name, &id);
 	if (err == -ENOSPC && r->run.full_ok)
 		return 1;
 	if (!err)

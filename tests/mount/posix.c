@@ -197,6 +197,12 @@ struct stat stat_of(const char *path)
 	return st;
 }
 
+long long blocks_of(const char *path)
+{
+	close((int)WORKS(open(path, O_WRONLY)));
+	return stat_of(path).st_blocks;
+}
+
 struct timespec btime_of(const char *path)
 {
 	struct statx st = { 0 };

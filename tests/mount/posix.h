@@ -63,6 +63,7 @@ bool data_zero(int fd, uint64_t from, uint64_t to);		       /* the same, zeros *
 void write_data(int fd, uint64_t off, size_t len, unsigned tag);       /* pwrite */
 bool exists(const char *path);					       /* not following */
 struct stat stat_of(const char *path);				       /* not following */
+long long blocks_of(const char *path); /* with the kernel made to ask for it: some keep an older number while a file is written */
 struct timespec btime_of(const char *path);
 void nap(void); /* longer than any clock's tick */
 int time_cmp(struct timespec a, struct timespec b);

@@ -83,13 +83,13 @@ static void holes_read_as_zeros(void)
 	SAME(stat_of("f").st_size, 1000100);
 	data_zero(fd, 0, 1000000);
 	data_right(fd, 1000000, 1000100, 1);
-	CHECK(stat_of("f").st_blocks * 512 <= 65536);
+	CHECK(blocks_of("f") * 512 <= 65536);
 	write_data(fd, UINT64_C(1) << 40, 10, 2);
 	SAME(stat_of("f").st_size, (INT64_C(1) << 40) + 10);
 	data_zero(fd, (UINT64_C(1) << 40) - 10000, UINT64_C(1) << 40);
 	data_zero(fd, 1000100, 1100000);
 	data_right(fd, UINT64_C(1) << 40, (UINT64_C(1) << 40) + 10, 2);
-	CHECK(stat_of("f").st_blocks * 512 <= 131072);
+	CHECK(blocks_of("f") * 512 <= 131072);
 }
 
 static void truncating_cuts_and_pads_with_zeros(void)
@@ -117,7 +117,11 @@ static void too_large_is_refused(void)
 	int fd = open_new("f");
 	char c = 'x';
 
-	CHECK(pwrite(fd, &c, 1, INT64_MAX - 1) < 0 && (errno == EFBIG || errno == EINVAL));
+	if (pwrite(fd, &c, 1, INT64_MAX - 1) == 1 && posix_is_fuse()) {
+		FAILS(fsync(fd), EFBIG);
+		posix_skip("the kernel's cache for writing takes any size");
+	}
+	CHECK(errno == EFBIG || errno == EINVAL);
 	FAILS(ftruncate(fd, INT64_MAX), EFBIG);
 	SAME(stat_of("f").st_size, 0);
 	signal(SIGXFSZ, SIG_IGN);
@@ -366,7 +370,7 @@ static void statvfs_is_sane(void)
 	WORKS(fsync(fd));
 	WORKS(statvfs(".", &b));
 	CHECK(b.f_bfree * b.f_frsize + (16 << 20) <= a.f_bfree * a.f_frsize);
-	CHECKF(stat_of("f").st_blocks * 512 >= 20 << 20, "%lld blocks", (long long)stat_of("f").st_blocks);
+	CHECKF(blocks_of("f") * 512 >= 20 << 20, "%lld blocks", (long long)blocks_of("f"));
 	SAME(fstatvfs(fd, &b), 0);
 }
 

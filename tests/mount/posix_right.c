@@ -15,7 +15,8 @@
 #define OTHER 1001
 #define GROUP 2000
 
-/* Where the kernel does not ask the filesystem before it opens a file, the first write is what fails. */
+/* Where the kernel does not ask the filesystem before it opens a file, the first write is what fails; where the kernel has
+ * a cache for writing, its fsync. */
 static int try_write(const char *path, int flags)
 {
 	int fd = open(path, flags), result, err;
@@ -23,6 +24,8 @@ static int try_write(const char *path, int flags)
 	if (fd < 0 || !posix_is_fuse())
 		return fd < 0 ? fd : close(fd);
 	result = (int)write(fd, "x", 1);
+	if (result == 1)
+		result = fsync(fd);
 	err = errno;
 	close(fd);
 	errno = err;

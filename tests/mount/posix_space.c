@@ -86,13 +86,13 @@ static void punching_gives_room_back(void)
 
 	write_data(fd, 0, 4 << 20, 1);
 	WORKS(fsync(fd));
-	before = stat_of("f").st_blocks;
+	before = blocks_of("f");
 	CHECK(before >= (4 << 20) / 512);
 	WORKS(fallocate(fd, PUNCH, 1 << 20, 2 << 20));
 	WORKS(fsync(fd));
-	CHECK(stat_of("f").st_blocks <= before - (2 << 20) / 512);
+	CHECK(blocks_of("f") <= before - (2 << 20) / 512);
 	WORKS(ftruncate(fd, 0));
-	SAME(stat_of("f").st_blocks, 0);
+	SAME(blocks_of("f"), 0);
 }
 
 static void promised_room_counts_and_reads_as_zeros(void)
@@ -100,7 +100,7 @@ static void promised_room_counts_and_reads_as_zeros(void)
 	int fd = open_new("f");
 
 	WORKS(fallocate(fd, 0, 0, 1 << 20));
-	CHECK(stat_of("f").st_blocks >= (1 << 20) / 512);
+	CHECK(blocks_of("f") >= (1 << 20) / 512);
 	data_zero(fd, 0, 1 << 20);
 	write_data(fd, 100000, 50000, 1);
 	data_zero(fd, 0, 100000);
@@ -126,6 +126,8 @@ static void data_and_holes_can_be_found(void)
 		write_data(fd, ((uint64_t)i << 20) + 65536, 65536, 1);
 	WORKS(ftruncate(fd, 5 << 20));
 	WORKS(fsync(fd));
+	if (lseek(fd, 0, SEEK_HOLE) == 5 << 20)
+		posix_skip("holes are not told");
 	while ((data = lseek(fd, hole, SEEK_DATA)) >= 0) {
 		hole = lseek(fd, data, SEEK_HOLE);
 		CHECK(hole > data && data >= 0);

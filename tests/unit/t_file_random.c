@@ -202,7 +202,7 @@ static void random_run(uint64_t seed, uint32_t node_size, unsigned steps)
 	fskit_check(&t.k);
 	for (unsigned i = 0; i < FILES; i++) {
 		filekit_release(&t.f[i]);
-		mem_free(t.base[i].data);
+		mem_free(t.base[i].data); /* the rest is shared */
 	}
 	fskit_release(&t.k);
 }

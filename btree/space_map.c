@@ -204,13 +204,13 @@ struct load {
 	uint8_t *buf;		 /* NULL: nothing to read */
 	struct space_page *page; /* NULL: see `why` */
 	struct space_damage why;
-	struct bio bio;
-	struct iovec iov;
+	int err; /* of reading it */
 };
 
 static void read_all(struct bdev *dev, unsigned level, struct load *l, unsigned n)
 {
-	struct bio *bio[SPACE_PREFETCH];
+	struct bio bios[SPACE_PREFETCH], *bio[SPACE_PREFETCH];
+	struct iovec iov[SPACE_PREFETCH];
 	struct bio_group group;
 	unsigned started = 0;
 
@@ -220,20 +220,23 @@ static void read_all(struct bdev *dev, unsigned level, struct load *l, unsigned 
 
 		if (!l[i].buf)
 			continue;
-		l[i].iov = (struct iovec){ .iov_base = l[i].buf, .iov_len = BLOCK_SIZE };
-		l[i].bio = (struct bio){
+		iov[i] = (struct iovec){ .iov_base = l[i].buf, .iov_len = BLOCK_SIZE };
+		bios[i] = (struct bio){
 			.op = BIO_READ,
 			.addr = space_home_addr(level, first, l[i].entry.home),
-			.iov = &l[i].iov,
+			.iov = &iov[i],
 			.iovcnt = 1,
 			.group = &group,
 		};
-		bio[started++] = &l[i].bio;
+		bio[started++] = &bios[i];
 	}
 	if (started > 0) {
 		bdev_submit(dev, bio, started);
 		bdev_wait(dev, &group);
 	}
+	for (unsigned i = 0; i < n; i++)
+		if (l[i].buf)
+			l[i].err = bios[i].err;
 }
 
 /* Without the lock: reads and decodes. Sets each load's page or its why.err. */
@@ -261,8 +264,8 @@ static void fetch(struct bdev *dev, const struct space_shape *sh, unsigned level
 			l[i].page = space_page_new(sh, level, first);
 			if (!l[i].page)
 				l[i].why.err = -ENOMEM;
-		} else if (l[i].buf && l[i].bio.err) {
-			l[i].why = (struct space_damage){ l[i].bio.err, "read error", (uint64_t)-l[i].bio.err, 0 };
+		} else if (l[i].buf && l[i].err) {
+			l[i].why = (struct space_damage){ l[i].err, "read error", (uint64_t)-l[i].err, 0 };
 		} else if (l[i].buf) {
 			int err = space_page_decode(sh, level, first, &l[i].entry, l[i].buf, &l[i].page, &l[i].why);
 

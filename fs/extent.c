@@ -35,10 +35,20 @@
 /* Deleting single keys costs a key each in the record, a range two. */
 #define SINGLE_DELETES 4u
 
-union extent_value {
-	struct disk_extent d;
+struct extent_value {
 	uint8_t bytes[sizeof(struct disk_extent) + FS_EXTENT_BLOCKS_MAX * sizeof(le32)];
 };
+
+static inline struct disk_extent *disk(struct extent_value *v)
+{
+	return (struct disk_extent *)v->bytes;
+}
+
+/* Its length: claims have no checksums. */
+static size_t value_len(const struct disk_extent *d)
+{
+	return sizeof(*d) + (le64_get(d->addr) ? le32_get(d->blocks) * sizeof(le32) : 0);
+}
 
 static struct key extent_key(uint64_t ino, uint64_t off)
 {
@@ -60,7 +70,7 @@ uint32_t extent_blocks_max(struct fs *fs)
 /* ---- reading ---- */
 
 /* The last item that begins at or before `off`. -ENOENT. */
-static int item_floor(struct view *v, uint64_t ino, uint64_t off, struct key *ret_key, union extent_value *ret)
+static int item_floor(struct view *v, uint64_t ino, uint64_t off, struct key *ret_key, struct extent_value *ret)
 {
 	struct key key;
 	size_t len;
@@ -110,7 +120,7 @@ struct extent_walk {
 	bool begun, ended;
 	bool held; /* an item has been read that lies behind a hole */
 	struct key key;
-	union extent_value val;
+	struct extent_value val;
 };
 
 int extent_walk_open(struct view *v, uint64_t ino, uint64_t from, uint64_t to, struct extent_walk **ret)
@@ -139,7 +149,7 @@ static int walk_item(struct extent_walk *w)
 	if (!w->begun) {
 		w->begun = true;
 		err = item_floor(w->view, w->ino, w->at, &w->key, &w->val);
-		if (!err && item_end(w->key, &w->val.d) > w->at)
+		if (!err && item_end(w->key, disk(&w->val)) > w->at)
 			return 0;
 		if (err && err != -ENOENT)
 			return err;
@@ -176,7 +186,7 @@ int extent_walk_next(struct extent_walk *w, struct extent_map *ret)
 	if (w->held)
 		map_hole(w->at, w->key.off, ret);
 	else
-		map_item(w->key, &w->val.d, w->at, w->to, ret);
+		map_item(w->key, disk(&w->val), w->at, w->to, ret);
 	w->at = ret->to;
 	return 0;
 }
@@ -192,12 +202,12 @@ void extent_walk_close(struct extent_walk *w)
 int extent_at(struct view *v, uint64_t ino, uint64_t off, struct extent_map *ret)
 {
 	struct extent_walk *w;
-	union extent_value val;
+	struct extent_value val;
 	struct key key;
 	int err = item_floor(v, ino, off, &key, &val);
 
-	if (!err && item_end(key, &val.d) > off) {
-		map_item(key, &val.d, 0, UINT64_MAX, ret);
+	if (!err && item_end(key, disk(&val)) > off) {
+		map_item(key, disk(&val), 0, UINT64_MAX, ret);
 		return 0;
 	}
 	if (err && err != -ENOENT)
@@ -213,7 +223,7 @@ int extent_at(struct view *v, uint64_t ino, uint64_t off, struct extent_map *ret
 int extent_bound(struct view *v, uint64_t ino, uint64_t from, uint64_t to, unsigned items, uint64_t *ret_to)
 {
 	struct scan *scan = NULL;
-	union extent_value val;
+	struct extent_value val;
 	const void *unused;
 	unsigned n = 0;
 	struct key key;
@@ -221,7 +231,7 @@ int extent_bound(struct view *v, uint64_t ino, uint64_t from, uint64_t to, unsig
 	int err = from ? item_floor(v, ino, from - 1, &key, &val) : -ENOENT;
 
 	if (!err)
-		n = item_end(key, &val.d) > from;
+		n = item_end(key, disk(&val)) > from;
 	else if (err != -ENOENT)
 		return err;
 	err = scan_open(v, extent_key(ino, from), extent_key(ino, to), &scan);
@@ -240,17 +250,17 @@ int extent_claimed(struct view *v, uint64_t ino, uint64_t from, uint64_t to, uin
 {
 	struct extent_walk *w = NULL;
 	struct extent_map m;
-	union extent_value val;
+	struct extent_value val;
 	uint64_t blocks = 0;
 	struct key key;
 	int err = item_floor(v, ino, to - 1, &key, &val);
 
-	if (err == -ENOENT || (!err && item_end(key, &val.d) <= from)) {
+	if (err == -ENOENT || (!err && item_end(key, disk(&val)) <= from)) {
 		*ret_blocks = 0;
 		return 0;
 	}
-	if (!err && key.off <= from && item_end(key, &val.d) >= to) {
-		*ret_blocks = le64_get(val.d.addr) ? 0 : (to - from) / BLOCK_SIZE;
+	if (!err && key.off <= from && item_end(key, disk(&val)) >= to) {
+		*ret_blocks = le64_get(disk(&val)->addr) ? 0 : (to - from) / BLOCK_SIZE;
 		return 0;
 	}
 	if (!err)
@@ -278,22 +288,20 @@ struct replace {
 	bool put_again[SINGLE_DELETES]; /* a put of the key replaces it */
 	bool cut_front, cut_back, have_front;
 	struct key front_key, back_key;
-	union extent_value front, back; /* the item that begins in front of the range; the one that ends behind it */
+	struct extent_value front, back; /* the item that begins in front of the range; the one that ends behind it */
 	/* The value being made up from pieces, not put yet. */
 	bool open;
 	bool older; /* it begins with blocks that are there already; the tree has it under this key */
 	bool grown; /* something has been joined to what the tree has */
 	uint64_t at;
-	union extent_value val;
+	struct extent_value val;
 };
 
-static int put_value(struct replace *r, uint64_t off, const union extent_value *v)
+static int put_value(struct replace *r, uint64_t off, const struct disk_extent *d)
 {
-	size_t sums = le64_get(v->d.addr) ? le32_get(v->d.blocks) * sizeof(le32) : 0;
-
 	for (unsigned i = 0; i < r->n_inside && i < SINGLE_DELETES; i++)
 		r->put_again[i] |= r->inside[i] == off;
-	return batch_put(r->op->batch, extent_key(r->ino, off), v, sizeof(v->d) + sums);
+	return batch_put(r->op->batch, extent_key(r->ino, off), d, value_len(d));
 }
 
 /* An item reached from read_old. */
@@ -312,13 +320,13 @@ static void note_item(struct replace *r, struct key key, const struct disk_exten
 	}
 }
 
-static void note_last(struct replace *r, struct key key, const union extent_value *v)
+static void note_last(struct replace *r, struct key key, const struct disk_extent *d)
 {
-	r->cut_back = item_end(key, &v->d) > r->to;
+	r->cut_back = item_end(key, d) > r->to;
 	if (!r->cut_back)
 		return;
 	r->back_key = key;
-	memcpy(&r->back, v, sizeof(v->d) + (le64_get(v->d.addr) ? le32_get(v->d.blocks) * sizeof(le32) : 0));
+	memcpy(&r->back, d, value_len(d));
 }
 
 static int note_inside(struct replace *r)
@@ -345,9 +353,9 @@ static int read_old(struct replace *r)
 
 	if (err)
 		return err == -ENOENT ? 0 : err;
-	note_last(r, r->front_key, &r->front);
+	note_last(r, r->front_key, disk(&r->front));
 	if (r->front_key.off == r->from)
-		note_item(r, r->front_key, &r->front.d);
+		note_item(r, r->front_key, disk(&r->front));
 	else if (r->front_key.off > r->from)
 		err = note_inside(r);
 	if (!err && r->front_key.off >= r->from) /* that was not it */
@@ -355,9 +363,9 @@ static int read_old(struct replace *r)
 	if (err)
 		return err == -ENOENT ? 0 : err;
 	r->have_front = true;
-	r->cut_front = item_end(r->front_key, &r->front.d) > r->from;
+	r->cut_front = item_end(r->front_key, disk(&r->front)) > r->from;
 	if (r->cut_front)
-		note_item(r, r->front_key, &r->front.d);
+		note_item(r, r->front_key, disk(&r->front));
 	return 0;
 }
 
@@ -382,7 +390,7 @@ static int delete_few(struct replace *r)
 /* What the item that reaches over the range's end keeps: its blocks from r->to on. */
 static int put_back(struct replace *r)
 {
-	struct disk_extent *d = &r->back.d;
+	struct disk_extent *d = disk(&r->back);
 	uint32_t skip = (uint32_t)((r->to - r->back_key.off) / BLOCK_SIZE), n = le32_get(d->blocks) - skip;
 
 	if (le64_get(d->addr)) {
@@ -390,7 +398,7 @@ static int put_back(struct replace *r)
 		memmove(d->sums, d->sums + skip, n * sizeof(le32));
 	}
 	d->blocks = le32_put(n);
-	return put_value(r, r->to, &r->back);
+	return put_value(r, r->to, d);
 }
 
 static int flush_value(struct replace *r)
@@ -398,18 +406,17 @@ static int flush_value(struct replace *r)
 	bool put = r->open && (!r->older || r->grown);
 
 	r->open = false;
-	return put ? put_value(r, r->at, &r->val) : 0;
+	return put ? put_value(r, r->at, disk(&r->val)) : 0;
 }
 
 /* The item in front becomes what pieces may be joined to. */
 static void begin_with_front(struct replace *r)
 {
-	struct disk_extent *d = &r->val.d;
+	struct disk_extent *d = disk(&r->val);
 
 	if (!r->have_front)
 		return;
-	memcpy(&r->val, &r->front,
-	       sizeof(*d) + (le64_get(r->front.d.addr) ? le32_get(r->front.d.blocks) * sizeof(le32) : 0));
+	memcpy(&r->val, &r->front, value_len(disk(&r->front)));
 	r->open = r->older = true;
 	r->grown = r->cut_front;
 	r->at = r->front_key.off;
@@ -420,7 +427,7 @@ static void begin_with_front(struct replace *r)
 /* Whether the piece continues the open value: see invariant 3. */
 static bool can_join(struct replace *r, const struct extent_piece *p)
 {
-	const struct disk_extent *d = &r->val.d;
+	const struct disk_extent *d = disk(&r->val);
 	uint64_t addr = le64_get(d->addr), birth = le64_get(d->birth);
 	uint32_t n = le32_get(d->blocks);
 
@@ -438,7 +445,7 @@ static bool can_join(struct replace *r, const struct extent_piece *p)
 
 static int add_piece(struct replace *r, const struct extent_piece *p)
 {
-	struct disk_extent *d = &r->val.d;
+	struct disk_extent *d = disk(&r->val);
 	uint32_t n = 0;
 
 	if (can_join(r, p)) {

@@ -80,6 +80,12 @@ void op_lseek(fuse_req_t req, fuse_ino_t node, off_t off, int whence, struct fus
 	int err = -EINVAL;
 
 	(void)fi;
+	/* What is dirty in the kernel's cache for writing is not known here, and who copies by holes would lose it. The kernel
+	 * takes this for "never ask that again" and says that all is data. */
+	if (mounted_of(req)->opt->writeback) {
+		fuse_reply_err(req, ENOSYS);
+		return;
+	}
 	if (!control_is_node(node) && (whence == SEEK_DATA || whence == SEEK_HOLE))
 		err = off < 0 ? -ENXIO : fs_seek(mounted_of(req)->fs, node, (uint64_t)off, whence, &found);
 	if (err)

@@ -392,6 +392,21 @@ static void op_statfs(fuse_req_t req, fuse_ino_t node)
 
 /* ---- extended attributes ---- */
 
+/* trusted.* is shown to root alone (xattr(7)); the kernel leaves that to us. Returns the length of the rest. */
+static size_t drop_trusted(char *names, size_t len)
+{
+	size_t kept = 0;
+
+	for (size_t at = 0, n; at < len; at += n) {
+		n = strnlen(names + at, len - at - 1) + 1;
+		if (!strncmp(names + at, "trusted.", strlen("trusted.")))
+			continue;
+		memmove(names + kept, names + at, n);
+		kept += n;
+	}
+	return kept;
+}
+
 /* What getxattr and listxattr have in common: a size is asked for, or the bytes. */
 static void answer_xattr(fuse_req_t req, fuse_ino_t node, const char *name, size_t size)
 {
@@ -418,6 +433,8 @@ static void answer_xattr(fuse_req_t req, fuse_ino_t node, const char *name, size
 		}
 	}
 	err = name ? fs_getxattr(fs, node, name, buf, size, &len) : fs_listxattr(fs, node, buf, size, &len);
+	if (!err && !name && size && fuse_req_ctx(req)->uid != 0)
+		len = drop_trusted(buf, len);
 	if (err)
 		answer_err(req, err);
 	else if (size)

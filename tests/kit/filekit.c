@@ -100,12 +100,14 @@ int filekit_claim(struct filekit *f, size_t from, size_t to)
 {
 	struct inode i;
 	struct op op;
-	int err;
+	int err = op_begin(f->k->fs, f->node, &op);
 
-	assert_int_equal(op_begin(f->k->fs, f->node, &op), 0);
-	op_lock(&op, &f->node, 1);
-	assert_int_equal(inode_load(op.view, f->node, &i), 0);
-	err = file_uninline(&op, &i);
+	if (!err) {
+		op_lock(&op, &f->node, 1);
+		err = inode_load(op.view, f->node, &i);
+	}
+	if (!err)
+		err = file_uninline(&op, &i);
 	if (!err)
 		err = extent_fill(&op, &i, from, to);
 	if (!err)

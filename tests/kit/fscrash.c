@@ -262,7 +262,7 @@ static int by_chance(struct fscrash *c, struct fsworlds *r, const struct fsop_pr
 /* Work on a recovered filesystem: everything as if nothing had been, and a crash at the end. */
 static int go_on(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, const struct fsworld *w, uint64_t seed)
 {
-	const struct fsworld_step sync = { .op = { .kind = FSOP_SYNC, .at.handle = -1, .to.handle = -1 } };
+	const struct fsworld_step sync = { .op = { .kind = FSOP_SYNC, .to.handle = -1 } };
 	uint64_t from = simdev_ops(disk), n;
 	struct fsworlds run;
 	int err;
@@ -498,13 +498,15 @@ void fscrash_base_make(struct fscrash_base *b, const struct fs_mkfs_options *mkf
 	struct simdev *disk = simdev_new(&(struct simdev_options){ .blocks = blocks, .seed = seed, .no_trace = true });
 	struct fs_options again = *opt;
 	struct fsworlds run = { 0 };
+	struct fsworld found = { 0 };
 	struct fs *fs;
 	char why[600] = "";
+	size_t i;
 	int err = fs_mkfs(simdev_bdev(disk), mkfs);
 
 	if (!err)
 		err = fsworlds_begin(&run, disk, opt, NULL, fill > 0, seed);
-	for (size_t i = 0; !err && i < n; i++)
+	for (i = 0; !err && i < n; i++)
 		err = fsworlds_step(&run, &steps[i]);
 	if (!err && fill)
 		err = fill_up(&run, fill);
@@ -521,11 +523,16 @@ void fscrash_base_make(struct fscrash_base *b, const struct fs_mkfs_options *mkf
 		again.store.seed = rng_mix(seed, 1000) | 1;
 		err = fs_mount(simdev_bdev(disk), &again, &fs);
 	}
-	/* What it holds; after a kill that need not be all. */
+	/* What it holds: after a kill that need not be all. The run's own model of it, because steps know files by its numbers. */
 	if (!err) {
-		err = fsworld_read(fs, &b->world, why, sizeof(why));
-		if (!err && !kill && b->world.digest != run.worlds[run.n - 1].digest)
+		err = fsworld_read(fs, &found, why, sizeof(why));
+		for (i = run.n; !err && i-- > 0 && run.worlds[i].digest != found.digest;)
+			;
+		if (!err && (i >= run.n || (!kill && i != run.n - 1)))
 			err = -EPROTO;
+		if (!err)
+			fsworld_copy(&b->world, &run.worlds[i]);
+		fsworld_release(&found);
 		fs_crash(fs);
 		bdev_close(simdev_bdev(disk));
 	}

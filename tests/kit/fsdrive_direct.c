@@ -393,7 +393,8 @@ static void do_chown(struct fs_driver *driver, const struct fsop_args *a, struct
 {
 	struct stat st = { .st_uid = a->op->uid, .st_gid = a->op->gid };
 
-	set(driver, a, r, (a->op->uid != (uint32_t)-1 ? FS_SET_UID : 0) | (a->op->gid != (uint32_t)-1 ? FS_SET_GID : 0), &st);
+	set(driver, a, r, (a->op->uid != (uint32_t)-1 ? FS_SET_UID : 0) | (a->op->gid != (uint32_t)-1 ? FS_SET_GID : 0),
+	    &st);
 }
 
 static void do_utimes(struct fs_driver *driver, const struct fsop_args *a, struct fsop_answer *r)
@@ -469,46 +470,25 @@ static void do_whole(struct fs_driver *driver, const struct fsop_args *a, struct
 		break;
 	default:
 		r->err = fs_statfs(d->fs, &st);
-		if (!r->err && (st.f_bfree > st.f_blocks || st.f_bavail > st.f_bfree || st.f_namemax != 255 || st.f_ffree > st.f_files))
+		if (!r->err && (st.f_bfree > st.f_blocks || st.f_bavail > st.f_bfree || st.f_namemax != 255 ||
+				st.f_ffree > st.f_files))
 			r->err = -EPROTO;
 		break;
 	}
 }
 
 static fs_driver_call *const direct_calls[FSOP_COUNT] = {
-	[FSOP_CREATE] = do_mknod,
-	[FSOP_MKDIR] = do_mknod,
-	[FSOP_MKNOD] = do_mknod,
-	[FSOP_SYMLINK] = do_symlink,
-	[FSOP_LINK] = do_link,
-	[FSOP_UNLINK] = do_unlink,
-	[FSOP_RMDIR] = do_unlink,
-	[FSOP_RENAME] = do_rename,
-	[FSOP_OPEN] = do_open,
-	[FSOP_CLOSE] = do_close,
-	[FSOP_TMPFILE] = do_tmpfile,
-	[FSOP_WRITE] = do_write,
-	[FSOP_APPEND] = do_write,
-	[FSOP_TRUNCATE] = do_truncate,
-	[FSOP_FALLOCATE] = do_fallocate,
-	[FSOP_COPY] = do_copy,
-	[FSOP_READ] = do_read,
-	[FSOP_SEEK] = do_seek,
-	[FSOP_READDIR] = do_readdir,
-	[FSOP_READLINK] = do_readlink,
-	[FSOP_STAT] = do_stat,
-	[FSOP_CHMOD] = do_chmod,
-	[FSOP_CHOWN] = do_chown,
-	[FSOP_UTIMES] = do_utimes,
-	[FSOP_SETFLAGS] = do_setflags,
-	[FSOP_SETXATTR] = do_xattr,
-	[FSOP_GETXATTR] = do_xattr,
-	[FSOP_REMOVEXATTR] = do_xattr,
-	[FSOP_LISTXATTR] = do_xattr,
-	[FSOP_SYNC] = do_whole,
-	[FSOP_STATFS] = do_whole,
-	[FSOP_TICK] = do_whole,
-	[FSOP_CHECKPOINT] = do_whole,
+	[FSOP_CREATE] = do_mknod,      [FSOP_MKDIR] = do_mknod,	      [FSOP_MKNOD] = do_mknod,
+	[FSOP_SYMLINK] = do_symlink,   [FSOP_LINK] = do_link,	      [FSOP_UNLINK] = do_unlink,
+	[FSOP_RMDIR] = do_unlink,      [FSOP_RENAME] = do_rename,     [FSOP_OPEN] = do_open,
+	[FSOP_CLOSE] = do_close,       [FSOP_TMPFILE] = do_tmpfile,   [FSOP_WRITE] = do_write,
+	[FSOP_APPEND] = do_write,      [FSOP_TRUNCATE] = do_truncate, [FSOP_FALLOCATE] = do_fallocate,
+	[FSOP_COPY] = do_copy,	       [FSOP_READ] = do_read,	      [FSOP_SEEK] = do_seek,
+	[FSOP_READDIR] = do_readdir,   [FSOP_READLINK] = do_readlink, [FSOP_STAT] = do_stat,
+	[FSOP_CHMOD] = do_chmod,       [FSOP_CHOWN] = do_chown,	      [FSOP_UTIMES] = do_utimes,
+	[FSOP_SETFLAGS] = do_setflags, [FSOP_SETXATTR] = do_xattr,    [FSOP_GETXATTR] = do_xattr,
+	[FSOP_REMOVEXATTR] = do_xattr, [FSOP_LISTXATTR] = do_xattr,   [FSOP_SYNC] = do_whole,
+	[FSOP_STATFS] = do_whole,      [FSOP_TICK] = do_whole,	      [FSOP_CHECKPOINT] = do_whole,
 	[FSOP_FORGET_ALL] = do_whole,
 };
 

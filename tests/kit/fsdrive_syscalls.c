@@ -50,7 +50,8 @@ static const char *beside(const char *dir, const char *name, char buf[8192])
 /* An open file, by handle or path; close_at ends its use. */
 static int open_at(struct fsdrive_syscalls *d, int handle, const char *path, int flags, int *ret)
 {
-	*ret = handle >= 0 ? d->handle[handle] : openat(d->dirfd, rel(path), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	*ret = handle >= 0 ? d->handle[handle]
+			   : openat(d->dirfd, rel(path), flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	return result(*ret);
 }
 
@@ -124,7 +125,8 @@ static void do_unlink(struct fs_driver *driver, const struct fsop_args *a, struc
 {
 	char path[8192];
 
-	r->err = result(unlinkat(self(driver)->dirfd, beside(a->dir, a->name, path), a->op->kind == FSOP_RMDIR ? AT_REMOVEDIR : 0));
+	r->err = result(unlinkat(self(driver)->dirfd, beside(a->dir, a->name, path),
+				 a->op->kind == FSOP_RMDIR ? AT_REMOVEDIR : 0));
 }
 
 static void do_rename(struct fs_driver *driver, const struct fsop_args *a, struct fsop_answer *r)
@@ -381,8 +383,8 @@ static void do_xattr(struct fs_driver *driver, const struct fsop_args *a, struct
 	full(d, fd < 0 ? a->path : "", path);
 	switch (a->op->kind) {
 	case FSOP_SETXATTR:
-		n = fd >= 0 ? fsetxattr(fd, a->attr, a->data, a->len, (int)a->op->mode) :
-			      lsetxattr(path, a->attr, a->data, a->len, (int)a->op->mode);
+		n = fd >= 0 ? fsetxattr(fd, a->attr, a->data, a->len, (int)a->op->mode)
+			    : lsetxattr(path, a->attr, a->data, a->len, (int)a->op->mode);
 		r->err = result(n);
 		break;
 	case FSOP_REMOVEXATTR:
@@ -433,38 +435,17 @@ static void do_whole(struct fs_driver *driver, const struct fsop_args *a, struct
 }
 
 static fs_driver_call *const syscalls[FSOP_COUNT] = {
-	[FSOP_CREATE] = do_make,
-	[FSOP_MKDIR] = do_make,
-	[FSOP_MKNOD] = do_make,
-	[FSOP_SYMLINK] = do_make,
-	[FSOP_LINK] = do_link,
-	[FSOP_UNLINK] = do_unlink,
-	[FSOP_RMDIR] = do_unlink,
-	[FSOP_RENAME] = do_rename,
-	[FSOP_OPEN] = do_open,
-	[FSOP_CLOSE] = do_close,
-	[FSOP_TMPFILE] = do_tmpfile,
-	[FSOP_WRITE] = do_write,
-	[FSOP_APPEND] = do_write,
-	[FSOP_MAPWRITE] = do_mapwrite,
-	[FSOP_TRUNCATE] = do_truncate,
-	[FSOP_FALLOCATE] = do_fallocate,
-	[FSOP_COPY] = do_copy,
-	[FSOP_READ] = do_read,
-	[FSOP_SEEK] = do_seek,
-	[FSOP_READDIR] = do_readdir,
-	[FSOP_READLINK] = do_readlink,
-	[FSOP_STAT] = do_stat,
-	[FSOP_CHMOD] = do_chmod,
-	[FSOP_CHOWN] = do_chown,
-	[FSOP_UTIMES] = do_utimes,
-	[FSOP_SETXATTR] = do_xattr,
-	[FSOP_GETXATTR] = do_xattr,
-	[FSOP_REMOVEXATTR] = do_xattr,
-	[FSOP_LISTXATTR] = do_xattr,
-	[FSOP_SYNC] = do_whole,
-	[FSOP_STATFS] = do_whole,
-	[FSOP_FORGET_ALL] = do_whole,
+	[FSOP_CREATE] = do_make,	 [FSOP_MKDIR] = do_make,	[FSOP_MKNOD] = do_make,
+	[FSOP_SYMLINK] = do_make,	 [FSOP_LINK] = do_link,		[FSOP_UNLINK] = do_unlink,
+	[FSOP_RMDIR] = do_unlink,	 [FSOP_RENAME] = do_rename,	[FSOP_OPEN] = do_open,
+	[FSOP_CLOSE] = do_close,	 [FSOP_TMPFILE] = do_tmpfile,	[FSOP_WRITE] = do_write,
+	[FSOP_APPEND] = do_write,	 [FSOP_MAPWRITE] = do_mapwrite, [FSOP_TRUNCATE] = do_truncate,
+	[FSOP_FALLOCATE] = do_fallocate, [FSOP_COPY] = do_copy,		[FSOP_READ] = do_read,
+	[FSOP_SEEK] = do_seek,		 [FSOP_READDIR] = do_readdir,	[FSOP_READLINK] = do_readlink,
+	[FSOP_STAT] = do_stat,		 [FSOP_CHMOD] = do_chmod,	[FSOP_CHOWN] = do_chown,
+	[FSOP_UTIMES] = do_utimes,	 [FSOP_SETXATTR] = do_xattr,	[FSOP_GETXATTR] = do_xattr,
+	[FSOP_REMOVEXATTR] = do_xattr,	 [FSOP_LISTXATTR] = do_xattr,	[FSOP_SYNC] = do_whole,
+	[FSOP_STATFS] = do_whole,	 [FSOP_FORGET_ALL] = do_whole,
 };
 
 #define FUSE_MAGIC 0x65735546

@@ -373,7 +373,8 @@ static void diff_data(struct differ *d, const struct fsm_inode *want, const stru
 					while (a[last] == b[last])
 						last--;
 					differs(d, "bytes %llu to %llu differ: the first is %02x, should be %02x",
-						(unsigned long long)off + k, (unsigned long long)off + last, b[k], a[k]);
+						(unsigned long long)off + k, (unsigned long long)off + last, b[k],
+						a[k]);
 					break;
 				}
 			if (d->n >= d->max)
@@ -389,7 +390,8 @@ static void diff_xattrs(struct differ *d, const struct fsm_inode *want, const st
 		if (!b)
 			differs(d, "attribute %s is not there", a->name);
 		else if (a->size != b->size || memcmp(a->val, b->val, a->size))
-			differs(d, "attribute %s has another value (%zu bytes, should be %zu)", a->name, b->size, a->size);
+			differs(d, "attribute %s has another value (%zu bytes, should be %zu)", a->name, b->size,
+				a->size);
 	}
 	for (size_t i = 0; i < got->n_xattrs; i++)
 		if (!fsm_xattr_find(want, got->xattrs[i].name))

@@ -97,7 +97,7 @@ struct fsm {
 	unsigned n_errs;
 	struct timespec now;
 	uint32_t uid, gid, umask; /* who asks */
-	uint64_t made; /* number that the filesystem gave to a new inode */
+	uint64_t made;		  /* number that the filesystem gave to a new inode */
 };
 
 /* ---- life ---- */
@@ -116,7 +116,7 @@ struct fsm_inode *fsm_inode(const struct fsm *, uint32_t id); /* NULL: gone */
 struct fsm_inode *fsm_find(const struct fsm *, const struct fsm_inode *dir, const char *name);
 const struct fsm_xattr *fsm_xattr_find(const struct fsm_inode *, const char *name);
 void fsm_bytes(const struct fsm_inode *, uint64_t off, size_t len, uint8_t *buf); /* zeros beyond the end */
-bool fsm_zero(const struct fsm_inode *, uint64_t from, uint64_t to);		   /* only zeros there */
+bool fsm_zero(const struct fsm_inode *, uint64_t from, uint64_t to);		  /* only zeros there */
 unsigned fsm_depth(const struct fsm *, const struct fsm_inode *dir);
 /* A path below the root, "" for the root; any of those a file has. false: it has none, or it does not fit. */
 bool fsm_path(const struct fsm *, const struct fsm_inode *, char *buf, size_t size);
@@ -131,13 +131,14 @@ unsigned fsm_diff(const struct fsm *want, const struct fsm *got, FILE *f, const 
 struct fsm_inode *fsm_add_inode(struct fsm *, uint64_t ino, uint32_t mode);
 void fsm_add_name(struct fsm_inode *dir, const char *name, uint32_t id);
 void fsm_add_bytes(struct fsm_inode *, uint64_t off, const void *bytes, size_t len); /* size stays */
-void fsm_wipe(struct fsm_inode *, uint64_t from, uint64_t to);			     /* reads as zeros from now on; size stays */
+void fsm_wipe(struct fsm_inode *, uint64_t from, uint64_t to); /* reads as zeros from now on; size stays */
 void fsm_add_xattr(struct fsm_inode *, const char *name, const void *val, size_t size);
 
 /* ---- operations ---- */
 
 /* dir and node may be NULL: -ENOENT. */
-void fsm_create(struct fsm *, struct fsm_inode *dir, const char *name, uint32_t mode, dev_t rdev); /* any but symlinks */
+void fsm_create(struct fsm *, struct fsm_inode *dir, const char *name, uint32_t mode,
+		dev_t rdev); /* any but symlinks */
 void fsm_symlink(struct fsm *, struct fsm_inode *dir, const char *name, const char *target);
 void fsm_tmpfile(struct fsm *, struct fsm_inode *dir, uint32_t mode, unsigned handle);
 void fsm_link(struct fsm *, struct fsm_inode *node, struct fsm_inode *dir, const char *name);
@@ -149,13 +150,14 @@ void fsm_rename(struct fsm *, struct fsm_inode *dir, const char *name, struct fs
 void fsm_open(struct fsm *, struct fsm_inode *, unsigned handle); /* takes the handle, which must be free */
 void fsm_close(struct fsm *, unsigned handle);
 
-void fsm_write(struct fsm *, struct fsm_inode *, uint64_t off, const void *bytes, size_t len, bool append, bool kill_priv);
+void fsm_write(struct fsm *, struct fsm_inode *, uint64_t off, const void *bytes, size_t len, bool append,
+	       bool kill_priv);
 void fsm_truncate(struct fsm *, struct fsm_inode *, uint64_t size, bool kill_priv);
 void fsm_fallocate(struct fsm *, struct fsm_inode *, int mode, uint64_t off, uint64_t len);
 void fsm_copy(struct fsm *, struct fsm_inode *from, uint64_t off, struct fsm_inode *to, uint64_t off2, uint64_t len);
-void fsm_read(struct fsm *, struct fsm_inode *);	/* errors, access time */
-void fsm_readdir(struct fsm *, struct fsm_inode *);	/* the same */
-void fsm_readlink(struct fsm *, struct fsm_inode *);	/* the same */
+void fsm_read(struct fsm *, struct fsm_inode *);	       /* errors, access time */
+void fsm_readdir(struct fsm *, struct fsm_inode *);	       /* the same */
+void fsm_readlink(struct fsm *, struct fsm_inode *);	       /* the same */
 void fsm_seek(struct fsm *, struct fsm_inode *, uint64_t off); /* errors */
 
 void fsm_chmod(struct fsm *, struct fsm_inode *, uint32_t mode);

@@ -393,7 +393,8 @@ void fsm_close(struct fsm *m, unsigned handle)
 
 /* ---- data ---- */
 
-void fsm_write(struct fsm *m, struct fsm_inode *node, uint64_t off, const void *bytes, size_t len, bool append, bool kill)
+void fsm_write(struct fsm *m, struct fsm_inode *node, uint64_t off, const void *bytes, size_t len, bool append,
+	       bool kill)
 {
 	if (!regular(m, node))
 		return;

@@ -22,7 +22,8 @@ const char *const fsop_names[FSOP_COUNT] = {
 
 const char *fsop_name(uint16_t number, char buf[FSOP_NAME_SIZE])
 {
-	static const char *const odd[] = { "\xc3\xbc-n\xc3\xa4me", "with space", ".hidden", "...", "tab\tand\nline", "\xff\xfe" };
+	static const char *const odd[] = { "\xc3\xbc-n\xc3\xa4me", "with space", ".hidden", "...",
+					   "tab\tand\nline",	   "\xff\xfe" };
 
 	if (number < NAME_LONG)
 		snprintf(buf, FSOP_NAME_SIZE, "%c", 'a' + number);
@@ -76,24 +77,27 @@ size_t fsop_target(uint64_t seed, char buf[4096])
 
 void fsop_print(FILE *f, const struct fsop *op)
 {
-	fprintf(f, "%s handle %d dir %u name %d | handle %d dir %u name %d | mode 0%o uid %d gid %d off %" PRIu64
-		   " off2 %" PRIu64 " len %" PRIu64 " attr %u seed %" PRIu64 "%s",
-		fsop_names[op->kind], op->at.handle, op->at.dir, op->at.name == FSOP_SELF ? -1 : op->at.name, op->to.handle,
-		op->to.dir, op->to.name == FSOP_SELF ? -1 : op->to.name, op->mode, (int)op->uid, (int)op->gid, op->off,
-		op->off2, op->len, op->attr, op->seed, op->kill_priv ? " kill" : "");
+	fprintf(f,
+		"%s handle %d dir %u name %d | handle %d dir %u name %d | mode 0%o uid %d gid %d off %" PRIu64
+		" off2 %" PRIu64 " len %" PRIu64 " attr %u seed %" PRIu64 "%s",
+		fsop_names[op->kind], op->at.handle, op->at.dir, op->at.name == FSOP_SELF ? -1 : op->at.name,
+		op->to.handle, op->to.dir, op->to.name == FSOP_SELF ? -1 : op->to.name, op->mode, (int)op->uid,
+		(int)op->gid, op->off, op->off2, op->len, op->attr, op->seed, op->kill_priv ? " kill" : "");
 }
 
 /* ---- profiles ---- */
 
 const struct fsop_profile fsop_mixed = {
 	.name = "mixed",
-	.weight = { [FSOP_CREATE] = 10, [FSOP_MKDIR] = 5, [FSOP_MKNOD] = 2, [FSOP_SYMLINK] = 3, [FSOP_LINK] = 5,
-		    [FSOP_UNLINK] = 7, [FSOP_RMDIR] = 2, [FSOP_RENAME] = 8, [FSOP_OPEN] = 4, [FSOP_CLOSE] = 3,
-		    [FSOP_TMPFILE] = 2, [FSOP_WRITE] = 20, [FSOP_APPEND] = 5, [FSOP_TRUNCATE] = 6, [FSOP_FALLOCATE] = 8,
-		    [FSOP_COPY] = 4, [FSOP_READ] = 10, [FSOP_SEEK] = 4, [FSOP_READDIR] = 3, [FSOP_READLINK] = 1,
-		    [FSOP_STAT] = 4, [FSOP_CHMOD] = 2, [FSOP_CHOWN] = 2, [FSOP_UTIMES] = 2, [FSOP_SETFLAGS] = 1,
-		    [FSOP_SETXATTR] = 5, [FSOP_GETXATTR] = 2, [FSOP_REMOVEXATTR] = 2, [FSOP_LISTXATTR] = 1,
-		    [FSOP_SYNC] = 3, [FSOP_STATFS] = 1, [FSOP_TICK] = 1, [FSOP_CHECKPOINT] = 1, [FSOP_FORGET_ALL] = 1 },
+	.weight = { [FSOP_CREATE] = 10,	   [FSOP_MKDIR] = 5,	 [FSOP_MKNOD] = 2,     [FSOP_SYMLINK] = 3,
+		    [FSOP_LINK] = 5,	   [FSOP_UNLINK] = 7,	 [FSOP_RMDIR] = 2,     [FSOP_RENAME] = 8,
+		    [FSOP_OPEN] = 4,	   [FSOP_CLOSE] = 3,	 [FSOP_TMPFILE] = 2,   [FSOP_WRITE] = 20,
+		    [FSOP_APPEND] = 5,	   [FSOP_TRUNCATE] = 6,	 [FSOP_FALLOCATE] = 8, [FSOP_COPY] = 4,
+		    [FSOP_READ] = 10,	   [FSOP_SEEK] = 4,	 [FSOP_READDIR] = 3,   [FSOP_READLINK] = 1,
+		    [FSOP_STAT] = 4,	   [FSOP_CHMOD] = 2,	 [FSOP_CHOWN] = 2,     [FSOP_UTIMES] = 2,
+		    [FSOP_SETFLAGS] = 1,   [FSOP_SETXATTR] = 5,	 [FSOP_GETXATTR] = 2,  [FSOP_REMOVEXATTR] = 2,
+		    [FSOP_LISTXATTR] = 1,  [FSOP_SYNC] = 3,	 [FSOP_STATFS] = 1,    [FSOP_TICK] = 1,
+		    [FSOP_CHECKPOINT] = 1, [FSOP_FORGET_ALL] = 1 },
 	.names = 16,
 	.file_max = 300000,
 	.write_max = 70000,
@@ -104,10 +108,23 @@ const struct fsop_profile fsop_mixed = {
 
 const struct fsop_profile fsop_names_only = {
 	.name = "names",
-	.weight = { [FSOP_CREATE] = 20, [FSOP_MKDIR] = 12, [FSOP_MKNOD] = 3, [FSOP_SYMLINK] = 4, [FSOP_LINK] = 8,
-		    [FSOP_UNLINK] = 10, [FSOP_RMDIR] = 6, [FSOP_RENAME] = 24, [FSOP_READDIR] = 4, [FSOP_STAT] = 2,
-		    [FSOP_OPEN] = 2, [FSOP_CLOSE] = 2, [FSOP_TMPFILE] = 2, [FSOP_SYNC] = 2, [FSOP_TICK] = 1,
-		    [FSOP_CHECKPOINT] = 1, [FSOP_WRITE] = 2 },
+	.weight = { [FSOP_CREATE] = 20,
+		    [FSOP_MKDIR] = 12,
+		    [FSOP_MKNOD] = 3,
+		    [FSOP_SYMLINK] = 4,
+		    [FSOP_LINK] = 8,
+		    [FSOP_UNLINK] = 10,
+		    [FSOP_RMDIR] = 6,
+		    [FSOP_RENAME] = 24,
+		    [FSOP_READDIR] = 4,
+		    [FSOP_STAT] = 2,
+		    [FSOP_OPEN] = 2,
+		    [FSOP_CLOSE] = 2,
+		    [FSOP_TMPFILE] = 2,
+		    [FSOP_SYNC] = 2,
+		    [FSOP_TICK] = 1,
+		    [FSOP_CHECKPOINT] = 1,
+		    [FSOP_WRITE] = 2 },
 	.names = 400,
 	.file_max = 5000,
 	.write_max = 3000,
@@ -117,9 +134,21 @@ const struct fsop_profile fsop_names_only = {
 
 const struct fsop_profile fsop_data_only = {
 	.name = "data",
-	.weight = { [FSOP_CREATE] = 3, [FSOP_UNLINK] = 2, [FSOP_OPEN] = 2, [FSOP_CLOSE] = 2, [FSOP_WRITE] = 40,
-		    [FSOP_APPEND] = 6, [FSOP_TRUNCATE] = 8, [FSOP_FALLOCATE] = 14, [FSOP_COPY] = 10, [FSOP_READ] = 15,
-		    [FSOP_SEEK] = 6, [FSOP_STAT] = 2, [FSOP_SYNC] = 4, [FSOP_TICK] = 3, [FSOP_CHECKPOINT] = 2 },
+	.weight = { [FSOP_CREATE] = 3,
+		    [FSOP_UNLINK] = 2,
+		    [FSOP_OPEN] = 2,
+		    [FSOP_CLOSE] = 2,
+		    [FSOP_WRITE] = 40,
+		    [FSOP_APPEND] = 6,
+		    [FSOP_TRUNCATE] = 8,
+		    [FSOP_FALLOCATE] = 14,
+		    [FSOP_COPY] = 10,
+		    [FSOP_READ] = 15,
+		    [FSOP_SEEK] = 6,
+		    [FSOP_STAT] = 2,
+		    [FSOP_SYNC] = 4,
+		    [FSOP_TICK] = 3,
+		    [FSOP_CHECKPOINT] = 2 },
 	.names = 4,
 	.file_max = 2000000,
 	.write_max = 600000,
@@ -130,13 +159,14 @@ const struct fsop_profile fsop_data_only = {
 
 const struct fsop_profile fsop_syscalls = {
 	.name = "system calls",
-	.weight = { [FSOP_CREATE] = 10, [FSOP_MKDIR] = 5, [FSOP_MKNOD] = 2, [FSOP_SYMLINK] = 3, [FSOP_LINK] = 5,
-		    [FSOP_UNLINK] = 7, [FSOP_RMDIR] = 2, [FSOP_RENAME] = 8, [FSOP_OPEN] = 4, [FSOP_CLOSE] = 3,
-		    [FSOP_TMPFILE] = 2, [FSOP_WRITE] = 18, [FSOP_APPEND] = 5, [FSOP_MAPWRITE] = 5, [FSOP_TRUNCATE] = 6,
-		    [FSOP_FALLOCATE] = 8, [FSOP_COPY] = 4, [FSOP_READ] = 14, [FSOP_SEEK] = 4, [FSOP_READDIR] = 3,
-		    [FSOP_READLINK] = 1, [FSOP_STAT] = 6, [FSOP_CHMOD] = 2, [FSOP_CHOWN] = 2, [FSOP_UTIMES] = 2,
-		    [FSOP_SETXATTR] = 3, [FSOP_GETXATTR] = 3, [FSOP_REMOVEXATTR] = 2, [FSOP_LISTXATTR] = 1,
-		    [FSOP_SYNC] = 2, [FSOP_STATFS] = 1, [FSOP_FORGET_ALL] = 1 },
+	.weight = { [FSOP_CREATE] = 10,	  [FSOP_MKDIR] = 5,    [FSOP_MKNOD] = 2,    [FSOP_SYMLINK] = 3,
+		    [FSOP_LINK] = 5,	  [FSOP_UNLINK] = 7,   [FSOP_RMDIR] = 2,    [FSOP_RENAME] = 8,
+		    [FSOP_OPEN] = 4,	  [FSOP_CLOSE] = 3,    [FSOP_TMPFILE] = 2,  [FSOP_WRITE] = 18,
+		    [FSOP_APPEND] = 5,	  [FSOP_MAPWRITE] = 5, [FSOP_TRUNCATE] = 6, [FSOP_FALLOCATE] = 8,
+		    [FSOP_COPY] = 4,	  [FSOP_READ] = 14,    [FSOP_SEEK] = 4,	    [FSOP_READDIR] = 3,
+		    [FSOP_READLINK] = 1,  [FSOP_STAT] = 6,     [FSOP_CHMOD] = 2,    [FSOP_CHOWN] = 2,
+		    [FSOP_UTIMES] = 2,	  [FSOP_SETXATTR] = 3, [FSOP_GETXATTR] = 3, [FSOP_REMOVEXATTR] = 2,
+		    [FSOP_LISTXATTR] = 1, [FSOP_SYNC] = 2,     [FSOP_STATFS] = 1,   [FSOP_FORGET_ALL] = 1 },
 	.names = 16,
 	.file_max = 1000000,
 	.write_max = 200000,
@@ -366,7 +396,14 @@ static void gen_link(struct gen *g, struct fsop *op)
 
 static void gen_rename(struct gen *g, struct fsop *op)
 {
-	static const uint32_t flags[] = { 0, 0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_EXCHANGE, RENAME_WHITEOUT,
+	static const uint32_t flags[] = { 0,
+					  0,
+					  0,
+					  0,
+					  RENAME_NOREPLACE,
+					  RENAME_EXCHANGE,
+					  RENAME_EXCHANGE,
+					  RENAME_WHITEOUT,
 					  RENAME_EXCHANGE | RENAME_NOREPLACE };
 	const struct fsm_inode *node, *to;
 
@@ -379,15 +416,20 @@ static void gen_rename(struct gen *g, struct fsop *op)
 	if (node && S_ISDIR(node->mode) && fsm_depth(g->m, to) >= DEPTH_MAX / 2)
 		op->to.dir = FSM_ROOT;
 	to = node_at(g->m, &op->to);
-	if (to && S_ISDIR(to->mode) && op->mode & RENAME_EXCHANGE && fsm_depth(g->m, fsm_inode(g->m, op->at.dir)) >= DEPTH_MAX / 2)
+	if (to && S_ISDIR(to->mode) && op->mode & RENAME_EXCHANGE &&
+	    fsm_depth(g->m, fsm_inode(g->m, op->at.dir)) >= DEPTH_MAX / 2)
 		op->mode = 0;
 }
 
 static void gen_data(struct gen *g, struct fsop *op)
 {
-	static const int falloc[] = { 0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
-				      FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_COLLAPSE_RANGE };
+	static const int falloc[] = { 0,
+				      FALLOC_FL_KEEP_SIZE,
+				      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				      FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				      FALLOC_FL_ZERO_RANGE,
+				      FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+				      FALLOC_FL_COLLAPSE_RANGE };
 	uint64_t far_off = g->p->far_one_in && rng_chance(g->r, 1, (unsigned)g->p->far_one_in) ? UINT64_C(1) << 43 : 0;
 
 	op->at = some_file(g);
@@ -417,7 +459,8 @@ static void gen_data(struct gen *g, struct fsop *op)
 			op->off = op->off / 4096 * 4096;
 			op->off2 = op->off2 / 4096 * 4096;
 		}
-		if (node_at(g->m, &op->at) == node_at(g->m, &op->to) && op->off < op->off2 + op->len && op->off2 < op->off + op->len)
+		if (node_at(g->m, &op->at) == node_at(g->m, &op->to) && op->off < op->off2 + op->len &&
+		    op->off2 < op->off + op->len)
 			op->off2 = op->off + op->len;
 		break;
 	case FSOP_SEEK:
@@ -455,7 +498,9 @@ static void gen_attr(struct gen *g, struct fsop *op)
 		op->gid = ids[rng_below(g->r, op->uid == (uint32_t)-1 ? 4 : 5)];
 		break;
 	case FSOP_SETFLAGS: /* mostly taken back soon, or nothing can be done any more */
-		op->mode = node && node->flags ? 0 : (uint32_t[]){ FSM_IMMUTABLE, FSM_APPEND, FSM_NODUMP, 0 }[rng_below(g->r, 4)];
+		op->mode = node && node->flags
+				   ? 0
+				   : (uint32_t[]){ FSM_IMMUTABLE, FSM_APPEND, FSM_NODUMP, 0 }[rng_below(g->r, 4)];
 		break;
 	case FSOP_SETXATTR:
 	case FSOP_GETXATTR:

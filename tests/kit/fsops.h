@@ -55,7 +55,7 @@ enum fsop_kind {
 #define X(name, lower) FSOP_##name,
 	FSOP_KINDS(X)
 #undef X
-	FSOP_COUNT
+		FSOP_COUNT
 };
 
 extern const char *const fsop_names[FSOP_COUNT];
@@ -70,7 +70,7 @@ struct fsop_at {
 
 struct fsop {
 	enum fsop_kind kind;
-	struct fsop_at at, to;	/* to: link, rename, copy */
+	struct fsop_at at, to;	 /* to: link, rename, copy */
 	uint32_t mode, uid, gid; /* mode: also flags of rename, fallocate, setxattr, setflags; whence */
 	dev_t rdev;
 	uint64_t off, off2, len;
@@ -84,12 +84,12 @@ struct fsop {
 struct fsop_profile {
 	const char *name;
 	unsigned weight[FSOP_COUNT];
-	unsigned names;	    /* different names: 1 .. */
-	uint64_t file_max;  /* writes end there */
-	uint64_t write_max; /* length of one */
+	unsigned names;	     /* different names: 1 .. */
+	uint64_t file_max;   /* writes end there */
+	uint64_t write_max;  /* length of one */
 	uint64_t far_one_in; /* one write of so many is far beyond that; 0: none */
-	size_t xattr_max;   /* length of a value */
-	bool direct;	    /* what only fs/ is asked: kill_priv, other callers, odd modes */
+	size_t xattr_max;    /* length of a value */
+	bool direct;	     /* what only fs/ is asked: kill_priv, other callers, odd modes */
 };
 
 extern const struct fsop_profile fsop_mixed, fsop_names_only, fsop_data_only, fsop_syscalls;
@@ -152,8 +152,8 @@ typedef void fs_driver_call(struct fs_driver *, const struct fsop_args *, struct
 
 struct fs_driver {
 	fs_driver_call *const *calls; /* by kind; NULL: has no such thing */
-	bool callers; /* anyone may ask, not only who we are */
-	bool old_dotdot; /* listings of a moved directory may still show its old parent's number */
+	bool callers;		      /* anyone may ask, not only who we are */
+	bool old_dotdot;	      /* listings of a moved directory may still show its old parent's number */
 };
 
 /* fs/fs.h, below a node on which the caller holds a reference. */

@@ -68,7 +68,8 @@ static void decode_at(const struct fsm *m, const struct fsop_at *at, char *dir, 
 
 static struct timespec time_of(uint64_t seed)
 {
-	return (struct timespec){ .tv_sec = (time_t)(seed % 4000000000u) - 1000000, .tv_nsec = (long)(seed % 1000000000u) };
+	return (struct timespec){ .tv_sec = (time_t)(seed % 4000000000u) - 1000000,
+				  .tv_nsec = (long)(seed % 1000000000u) };
 }
 
 static struct decoded *decode(const struct fsm *m, const struct fsop *op, bool callers)
@@ -286,7 +287,8 @@ static int check_read(struct fsrun *run, const struct fsm_inode *node, const str
 	fsm_bytes(node, op->off, want, buf);
 	for (uint64_t i = 0; i < want && !err; i++)
 		if (buf[i] != r->data[i])
-			err = broken(run, "byte %" PRIu64 " reads as %02x, should be %02x", op->off + i, r->data[i], buf[i]);
+			err = broken(run, "byte %" PRIu64 " reads as %02x, should be %02x", op->off + i, r->data[i],
+				     buf[i]);
 	free(buf);
 	return err;
 }
@@ -296,7 +298,8 @@ static int check_seek(struct fsrun *run, const struct fsm_inode *node, const str
 	uint64_t at = run->answer.n;
 
 	if (at < op->off || at > node->size || (op->mode == SEEK_DATA && at == node->size))
-		return broken(run, "seek from %" PRIu64 " gave %" PRIu64 " of a file of %" PRIu64, op->off, at, node->size);
+		return broken(run, "seek from %" PRIu64 " gave %" PRIu64 " of a file of %" PRIu64, op->off, at,
+			      node->size);
 	if (op->mode == SEEK_DATA && !fsm_zero(node, op->off, at))
 		return broken(run, "seek from %" PRIu64 " to data at %" PRIu64 " passes data", op->off, at);
 	if (op->mode == SEEK_HOLE && at < node->size && !fsm_zero(node, at, at + 1))
@@ -334,11 +337,13 @@ static int check_readdir(struct fsrun *run, const struct fsm_inode *dir)
 		if (!node)
 			return broken(run, "%.60s is listed and should not be there", e->name);
 		if (node->ino != e->ino || (node->mode & S_IFMT) >> 12 != e->type)
-			return broken(run, "%.60s is listed with inode %" PRIu64 " type %u, should be %" PRIu64 " type %u",
+			return broken(run,
+				      "%.60s is listed with inode %" PRIu64 " type %u, should be %" PRIu64 " type %u",
 				      e->name, e->ino, e->type, node->ino, (node->mode & S_IFMT) >> 12);
 	}
 	if (dots != 2 || r->n_entries != dir->n_names + 2)
-		return broken(run, "%zu names listed (%u of them dots), should be %zu and 2", r->n_entries, dots, dir->n_names);
+		return broken(run, "%zu names listed (%u of them dots), should be %zu and 2", r->n_entries, dots,
+			      dir->n_names);
 	return 0;
 }
 
@@ -370,20 +375,22 @@ static int check_stat(struct fsrun *run, const struct fsm_inode *want)
 	inode_of(&run->answer.attrs, &got);
 	if (got.ino != want->ino || got.mode != want->mode || got.nlink != want->nlink || got.uid != want->uid ||
 	    got.gid != want->gid || got.rdev != want->rdev || got.flags != want->flags)
-		return broken(run, "stat: ino %" PRIu64 " mode 0%o nlink %u uid %u gid %u rdev %#lx flags %#x, should be "
-			      "%" PRIu64 " 0%o %u %u %u %#lx %#x", got.ino, got.mode, got.nlink, got.uid, got.gid,
-			      (unsigned long)got.rdev, got.flags, want->ino, want->mode, want->nlink, want->uid, want->gid,
-			      (unsigned long)want->rdev, want->flags);
+		return broken(run,
+			      "stat: ino %" PRIu64 " mode 0%o nlink %u uid %u gid %u rdev %#lx flags %#x, should be "
+			      "%" PRIu64 " 0%o %u %u %u %#lx %#x",
+			      got.ino, got.mode, got.nlink, got.uid, got.gid, (unsigned long)got.rdev, got.flags,
+			      want->ino, want->mode, want->nlink, want->uid, want->gid, (unsigned long)want->rdev,
+			      want->flags);
 	if (!S_ISDIR(want->mode) && got.size != want->size)
 		return broken(run, "stat: size %" PRIu64 ", should be %" PRIu64, got.size, want->size);
 	if (!run->model->times)
 		return 0;
-	if (!same_time(got.atime, want->atime) || !same_time(got.mtime, want->mtime) || !same_time(got.ctime, want->ctime) ||
-	    !same_time(got.btime, want->btime))
-		return broken(run, "stat: times a %ld m %ld c %ld b %ld, should be %ld %ld %ld %ld", (long)got.atime.tv_sec,
-			      (long)got.mtime.tv_sec, (long)got.ctime.tv_sec, (long)got.btime.tv_sec,
-			      (long)want->atime.tv_sec, (long)want->mtime.tv_sec, (long)want->ctime.tv_sec,
-			      (long)want->btime.tv_sec);
+	if (!same_time(got.atime, want->atime) || !same_time(got.mtime, want->mtime) ||
+	    !same_time(got.ctime, want->ctime) || !same_time(got.btime, want->btime))
+		return broken(run, "stat: times a %ld m %ld c %ld b %ld, should be %ld %ld %ld %ld",
+			      (long)got.atime.tv_sec, (long)got.mtime.tv_sec, (long)got.ctime.tv_sec,
+			      (long)got.btime.tv_sec, (long)want->atime.tv_sec, (long)want->mtime.tv_sec,
+			      (long)want->ctime.tv_sec, (long)want->btime.tv_sec);
 	return 0;
 }
 
@@ -396,8 +403,8 @@ static int check_xattrs(struct fsrun *run, const struct fsm_inode *node, const s
 	if (a->op->kind == FSOP_GETXATTR) {
 		x = fsm_xattr_find(node, a->attr);
 		if (r->len != x->size || memcmp(r->data, x->val, x->size))
-			return broken(run, "attribute %.40s has another value (%zu bytes, should be %zu)", a->attr, r->len,
-				      x->size);
+			return broken(run, "attribute %.40s has another value (%zu bytes, should be %zu)", a->attr,
+				      r->len, x->size);
 		return 0;
 	}
 	for (size_t at = 0; at < r->len; n++) {
@@ -533,10 +540,10 @@ static int step(struct fsrun *run, const struct fsop_args *a)
 	to_model(run->model, a, r->n);
 	if (!fsm_allows(run->model, r->err) && !(r->err == -ENXIO && no_data(node, op))) {
 		for (unsigned i = 0; i < run->model->n_errs; i++)
-			snprintf(allowed + (i ? strlen(allowed) : 0), sizeof(allowed) - (i ? strlen(allowed) : 0), "%s%s",
-				 i ? " or " : "", strerrorname_np(run->model->errs[i]));
-		return broken(run, "%s gave %s, should be %s", fsop_names[op->kind], r->err ? strerrorname_np(-r->err) : "success",
-			      allowed);
+			snprintf(allowed + (i ? strlen(allowed) : 0), sizeof(allowed) - (i ? strlen(allowed) : 0),
+				 "%s%s", i ? " or " : "", strerrorname_np(run->model->errs[i]));
+		return broken(run, "%s gave %s, should be %s", fsop_names[op->kind],
+			      r->err ? strerrorname_np(-r->err) : "success", allowed);
 	}
 	if (r->err) {
 		run->failed++;
@@ -624,8 +631,10 @@ static int load_data(struct loader *l, const char *path, struct fsm_inode *node)
 			op = (struct fsop){ .off = off, .len = end - off < READ_STEP ? end - off : READ_STEP };
 			err = ask(l, FSOP_READ, path, &op, NULL);
 			if (err || r->n != op.len)
-				return broken(l->run, "%.200s: reading %" PRIu64 " bytes at %" PRIu64 " gave %d, %" PRIu64
-					      " bytes", path, op.len, off, err, r->n);
+				return broken(l->run,
+					      "%.200s: reading %" PRIu64 " bytes at %" PRIu64 " gave %d, %" PRIu64
+					      " bytes",
+					      path, op.len, off, err, r->n);
 			fsm_add_bytes(node, off, r->data, r->n);
 			off += r->n;
 		}
@@ -840,7 +849,8 @@ int fsrun_recovered(struct fsrun *run, size_t *ret_lost)
 		run->model = best;
 		fsrun_durable(run);
 	} else {
-		printf("# the end of the log (%zu operations since the last sync), compared with what was found:\n", run->n_log);
+		printf("# the end of the log (%zu operations since the last sync), compared with what was found:\n",
+		       run->n_log);
 		fsm_diff(run->model, found, stdout, "#   ", 8);
 		printf("# its beginning:\n");
 		fsm_diff(run->base, found, stdout, "#   ", 8);

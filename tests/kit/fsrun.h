@@ -34,7 +34,7 @@ struct fsrun {
 	struct fsop_answer answer;
 	struct fsop last[FSRUN_LAST];
 	uint64_t n_ops, refused, failed; /* failed: with an error that is right */
-	uint64_t failed_at; /* of refused: number of the last */
+	uint64_t failed_at;		 /* of refused: number of the last */
 	char broken[600];
 };
 

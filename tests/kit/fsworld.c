@@ -349,11 +349,15 @@ static bool handles_fit(const struct fsworlds *r, const struct fsop *op)
 static int one_op(struct fsworlds *r, const struct fsop *op)
 {
 	uint64_t not_done = r->run.failed + r->run.refused;
+	struct fsop of_all = *op;
 	int err;
 
-	if (!handles_fit(r, op))
+	/* What concerns no file must not be skipped for want of one. */
+	if (op->kind == FSOP_SYNC || op->kind == FSOP_TICK || op->kind == FSOP_CHECKPOINT || op->kind == FSOP_FORGET_ALL)
+		of_all.at = (struct fsop_at){ -1, FSM_ROOT, FSOP_SELF };
+	if (!handles_fit(r, &of_all))
 		return 1;
-	err = fsrun_step(&r->run, op);
+	err = fsrun_step(&r->run, &of_all);
 	if (err)
 		return broken(r, "%s: %.500s", fsop_names[op->kind], r->run.broken);
 	return r->run.failed + r->run.refused > not_done;

@@ -101,15 +101,22 @@ static void rig_mount(struct rig *rig)
 
 static void rig_make(struct rig *rig, const struct shape *s, uint64_t number, bool threads)
 {
-	struct fs_mkfs_options mkfs = { .store = { .node_size = s->node_size, .log_blocks = s->log_blocks, .copies = s->copies,
-						   .lazy_log = true, .now_ns = 1, .seed = 7 } };
+	struct fs_mkfs_options mkfs = { .store = { .node_size = s->node_size,
+						   .log_blocks = s->log_blocks,
+						   .copies = s->copies,
+						   .lazy_log = true,
+						   .now_ns = 1,
+						   .seed = 7 } };
 
 	*rig = (struct rig){ .shape = s, .seed = rng_mix(seed, number) >> 40 };
 	storekit_quiet();
 	rng_seed(&rig->rng, rig->seed);
-	rig->disk = simdev_new(&(struct simdev_options){ .blocks = s->blocks, .seed = rig->seed, .no_trace = !s->crashes });
+	rig->disk =
+		simdev_new(&(struct simdev_options){ .blocks = s->blocks, .seed = rig->seed, .no_trace = !s->crashes });
 	rig->opt = (struct fs_options){ .store = { .seed = 100, .cache_bytes = s->cache_bytes, .discard = s->discard },
-					.atime = FS_NOATIME, .no_threads = !threads, .now = get_now };
+					.atime = FS_NOATIME,
+					.no_threads = !threads,
+					.now = get_now };
 	must(rig, "making", fs_mkfs(simdev_bdev(rig->disk), &mkfs));
 	rig_mount(rig);
 }
@@ -237,8 +244,9 @@ static void agrees(void **state)
 		lost += rig.lost;
 		rig_end(&rig);
 	}
-	printf("# %" PRIu64 " operations in %" PRIu64 " runs: %" PRIu64 " rightly failed, %" PRIu64 " refused for want of room; %" PRIu64
-	       " crashes lost %" PRIu64 " operations\n", ops, run, failed, refused, crashes, lost);
+	printf("# %" PRIu64 " operations in %" PRIu64 " runs: %" PRIu64 " rightly failed, %" PRIu64
+	       " refused for want of room; %" PRIu64 " crashes lost %" PRIu64 " operations\n",
+	       ops, run, failed, refused, crashes, lost);
 	if (s->full && run >= 8) /* not every run gets there */
 		assert_true(refused > 0);
 }
@@ -302,7 +310,8 @@ static void shared_step(struct worker *w)
 		err = fs_rmdir(fs, dir, name);
 		break;
 	case 5:
-		err = fs_rename(fs, &root, dir, name, w->shared, name2, rng_chance(&w->rng, 1, 3) ? RENAME_EXCHANGE : 0);
+		err = fs_rename(fs, &root, dir, name, w->shared, name2,
+				rng_chance(&w->rng, 1, 3) ? RENAME_EXCHANGE : 0);
 		break;
 	default:
 		err = fs_rename(fs, &root, w->shared, name, dir, name2, 0);
@@ -376,7 +385,8 @@ static void check_records(struct rig *rig, const struct worker *w, uint64_t node
 	for (unsigned t = 0; t < THREADS; t++)
 		total += w[t].records;
 	for (;; off += len) {
-		must(rig, "reading the shared file", fs_read(rig->fs, node, off, FS_IO_MAX / RECORD * RECORD, buf, &data, &len));
+		must(rig, "reading the shared file",
+		     fs_read(rig->fs, node, off, FS_IO_MAX / RECORD * RECORD, buf, &data, &len));
 		if (!len)
 			break;
 		assert_int_equal(len % RECORD, 0);
@@ -414,7 +424,10 @@ static void threads_do_not_disturb_each_other(void **state)
 			char name[16];
 
 			snprintf(name, sizeof(name), "own-%u", i);
-			w[i] = (struct worker){ .rig = &rig, .number = i, .shared = shared, .log = log,
+			w[i] = (struct worker){ .rig = &rig,
+						.number = i,
+						.shared = shared,
+						.log = log,
 						.root = make_shared(&rig, name, S_IFDIR | 0755),
 						.steps = steps ? steps : shape.steps };
 			rng_seed(&w[i].rng, rng_mix(rig.seed, i));

@@ -118,7 +118,11 @@ def free_now(want):
 
 def main():
     rng = random.Random(seed)
-    first = None
+    first, begin = None, time.monotonic()
+
+    def say(what):
+        print(f"{time.monotonic() - begin:7.2f} s: {what}", flush=True)
+
     for r in range(rounds):
         how = ("large", "small", "mixed", "empty")[r % 4]
         base = f"{root}/{how}{r}"
@@ -126,6 +130,7 @@ def main():
         first = first or start
         held = fill(rng, how, base)
         full = os.statvfs(root)
+        say(f"round {r} ({how}): {len(held)} files, {full.f_bfree} blocks left")
         every_operation(rng, base, held)
         # Twice full without being emptied in between: a little room is made and taken.
         for path in rng.sample(list(held), len(held) // 10):
@@ -133,11 +138,12 @@ def main():
             del held[path]
         held.update(fill(rng, "mixed", base + "/again"))
         every_operation(rng, base + "/again", {p: d for p, d in held.items() if "/again/" in p})
+        say("full again")
         empty(rng, base + "/again")
         empty(rng, base)
         # Nodes of the tree that was come back with the next checkpoint.
         back = free_now(first - first // 8)
-        print(f"round {r} ({how}): {len(held)} files, {full.f_bfree} blocks left when full, {back} of {first} after", flush=True)
+        say(f"empty again: {back} blocks of {first}")
         if back < first - first // 8:
             raise SystemExit(f"full.py: {first - back} blocks of {first} did not come back")
 

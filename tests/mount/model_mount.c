@@ -139,7 +139,8 @@ static int run_round(const char *dir, uint64_t seed, uint64_t number, unsigned t
 	for (unsigned i = 0; i < threads; i++) {
 		*ops += w[i].ops;
 		if (w[i].err) {
-			printf("# thread %u: %s: error %d; seed %" PRIu64 ", round %" PRIu64 "\n", i, w[i].what, -w[i].err, seed, number);
+			printf("# thread %u: %s: error %d; seed %" PRIu64 ", round %" PRIu64 "\n", i, w[i].what,
+			       -w[i].err, seed, number);
 			fsrun_print(&w[i].run, stdout);
 			err = w[i].err;
 		}
@@ -159,8 +160,10 @@ static uint64_t number_of(const char *text, uint64_t otherwise)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = { { "seed", 1, NULL, 's' },   { "steps", 1, NULL, 'n' },
-						 { "rounds", 1, NULL, 'r' }, { "threads", 1, NULL, 't' },
+	static const struct option options[] = { { "seed", 1, NULL, 's' },
+						 { "steps", 1, NULL, 'n' },
+						 { "rounds", 1, NULL, 'r' },
+						 { "threads", 1, NULL, 't' },
 						 { NULL } };
 	uint64_t seed = number_of(getenv("ARBOR_SEED"), 1), steps = number_of(getenv("ARBOR_STEPS"), 1500);
 	uint64_t rounds = number_of(getenv("ARBOR_ROUNDS"), 2), threads = 3, ops = 0;

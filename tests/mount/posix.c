@@ -54,7 +54,8 @@ bool posix_fails(long result, int want, const char *what, const char *file, int 
 	int got = errno;
 
 	if (result >= 0)
-		return posix_check(false, file, line, "%s gave %ld, should fail with %s", what, result, strerrorname_np(want));
+		return posix_check(false, file, line, "%s gave %ld, should fail with %s", what, result,
+				   strerrorname_np(want));
 	return posix_check(got == want, file, line, "%s failed with %s, should be %s", what, strerrorname_np(got),
 			   strerrorname_np(want));
 }
@@ -69,7 +70,8 @@ long posix_works(long result, const char *what, const char *file, int line)
 
 bool posix_same(long long got, long long want, const char *what, const char *file, int line)
 {
-	return posix_check(got == want, file, line, "%s is %lld (0%llo), should be %lld (0%llo)", what, got, got, want, want);
+	return posix_check(got == want, file, line, "%s is %lld (0%llo), should be %lld (0%llo)", what, got, got, want,
+			   want);
 }
 
 void posix_skip(const char *why)
@@ -166,7 +168,8 @@ static bool content_is(int fd, uint64_t from, uint64_t to, unsigned tag, bool ze
 			return CHECKF(false, "reading at %llu gave %zd", (unsigned long long)from, n);
 		for (ssize_t i = 0; i < n; i++)
 			if (buf[i] != (zero ? 0 : data_byte(from + (uint64_t)i, tag)))
-				return CHECKF(false, "byte %llu is %02x", (unsigned long long)from + (uint64_t)i, buf[i]);
+				return CHECKF(false, "byte %llu is %02x", (unsigned long long)from + (uint64_t)i,
+					      buf[i]);
 		from += (uint64_t)n;
 	}
 	return true;
@@ -284,10 +287,10 @@ static int run_case(const struct posix_case *c, const char *dir)
 
 int main(int argc, char **argv)
 {
-	static const struct posix_case *const tables[] = { posix_path_cases, posix_open_cases,	posix_name_cases,
-							   posix_rename_cases, posix_time_cases, posix_right_cases,
-							   posix_data_cases, posix_space_cases, posix_lock_cases,
-							   posix_xattr_cases, posix_dir_cases };
+	static const struct posix_case *const tables[] = { posix_path_cases,   posix_open_cases,  posix_name_cases,
+							   posix_rename_cases, posix_time_cases,  posix_right_cases,
+							   posix_data_cases,   posix_space_cases, posix_lock_cases,
+							   posix_xattr_cases,  posix_dir_cases };
 	unsigned number = 0, bad = 0;
 
 	if (argc < 2 || argc > 3) {

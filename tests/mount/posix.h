@@ -22,8 +22,9 @@ struct posix_case {
 };
 
 /* One table a file, ended by a row without a name. */
-extern const struct posix_case posix_path_cases[], posix_open_cases[], posix_name_cases[], posix_rename_cases[], posix_time_cases[],
-	posix_right_cases[], posix_data_cases[], posix_space_cases[], posix_lock_cases[], posix_xattr_cases[], posix_dir_cases[];
+extern const struct posix_case posix_path_cases[], posix_open_cases[], posix_name_cases[], posix_rename_cases[],
+	posix_time_cases[], posix_right_cases[], posix_data_cases[], posix_space_cases[], posix_lock_cases[],
+	posix_xattr_cases[], posix_dir_cases[];
 
 #define ROWS(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -55,15 +56,16 @@ bool posix_is_fuse(void);
 
 /* ---- helpers; what must work is checked ---- */
 
-int make_file(const char *path, mode_t mode);			       /* empty */
-void make_data(const char *path, size_t len, unsigned tag);	       /* see data_right */
-uint8_t data_byte(uint64_t off, unsigned tag);			       /* never 0 */
-bool data_right(int fd, uint64_t from, uint64_t to, unsigned tag);     /* reads and compares */
-bool data_zero(int fd, uint64_t from, uint64_t to);		       /* the same, zeros */
-void write_data(int fd, uint64_t off, size_t len, unsigned tag);       /* pwrite */
-bool exists(const char *path);					       /* not following */
-struct stat stat_of(const char *path);				       /* not following */
-long long blocks_of(const char *path); /* with the kernel made to ask for it: some keep an older number while a file is written */
+int make_file(const char *path, mode_t mode);			   /* empty */
+void make_data(const char *path, size_t len, unsigned tag);	   /* see data_right */
+uint8_t data_byte(uint64_t off, unsigned tag);			   /* never 0 */
+bool data_right(int fd, uint64_t from, uint64_t to, unsigned tag); /* reads and compares */
+bool data_zero(int fd, uint64_t from, uint64_t to);		   /* the same, zeros */
+void write_data(int fd, uint64_t off, size_t len, unsigned tag);   /* pwrite */
+bool exists(const char *path);					   /* not following */
+struct stat stat_of(const char *path);				   /* not following */
+long long blocks_of(
+	const char *path); /* with the kernel made to ask for it: some keep an older number while a file is written */
 struct timespec btime_of(const char *path);
 void nap(void); /* longer than any clock's tick */
 int time_cmp(struct timespec a, struct timespec b);

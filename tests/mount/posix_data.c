@@ -22,7 +22,8 @@ static int open_new(const char *path)
 
 static void what_is_written_is_read(void)
 {
-	static const size_t sizes[] = { 1, 511, 512, 2047, 2048, 2049, 4095, 4096, 4097, 65535, 65536, 131073, 1048576, 3000001 };
+	static const size_t sizes[] = { 1,    511,  512,   2047,  2048,	  2049,	   4095,
+					4096, 4097, 65535, 65536, 131073, 1048576, 3000001 };
 
 	for (size_t i = 0; i < ROWS(sizes); i++) {
 		int fd = open_new("f");
@@ -136,7 +137,8 @@ static void too_large_is_refused(void)
 static void vectors_and_positions(void)
 {
 	char a[3], b[5];
-	struct iovec out[3] = { { (char *)"abc", 3 }, { (char *)"", 0 }, { (char *)"defgh", 5 } }, in[2] = { { a, 3 }, { b, 5 } };
+	struct iovec out[3] = { { (char *)"abc", 3 }, { (char *)"", 0 }, { (char *)"defgh", 5 } },
+		     in[2] = { { a, 3 }, { b, 5 } };
 	int fd = open_new("f"), fd2;
 
 	SAME(writev(fd, out, 3), 8);

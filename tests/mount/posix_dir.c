@@ -90,7 +90,8 @@ static void types_and_numbers_are_right(void)
 		st = stat_of(path);
 		CHECKF(ent->d_ino == st.st_ino, "%s: %llu and %llu", path, (unsigned long long)ent->d_ino,
 		       (unsigned long long)st.st_ino);
-		CHECKF(ent->d_type == DT_UNKNOWN || ent->d_type == IFTODT(st.st_mode), "%s: type %u", path, ent->d_type);
+		CHECKF(ent->d_type == DT_UNKNOWN || ent->d_type == IFTODT(st.st_mode), "%s: type %u", path,
+		       ent->d_type);
 	}
 	SAME(n, 6);
 	closedir(d);
@@ -180,7 +181,7 @@ static void positions_can_be_returned_to(void)
 	/* Also after names in front of it and behind it have gone. */
 	for (unsigned i = 0; i < n; i++)
 		if (i % 5 && all[i].name[0] != '.') {
-			snprintf(name, sizeof(name), "d/%s", all[i].name);
+			snprintf(name, sizeof(name), "d/%.31s", all[i].name);
 			WORKS(unlink(name));
 		}
 	for (unsigned i = 0; i < n; i += 5) {

@@ -54,7 +54,8 @@ static void posix_locks_exclude_other_processes(void)
 	WORKS(set_lock(fd, F_SETLK, F_RDLCK, 500, 0));
 	/* A process never excludes itself. */
 	WORKS(set_lock((int)WORKS(open("f", O_RDWR)), F_SETLK, F_WRLCK, 150, 10));
-	AS(getuid(), getgid()) {
+	AS(getuid(), getgid())
+	{
 		int other = (int)WORKS(open("f", O_RDWR));
 
 		FAILS(set_lock(other, F_SETLK, F_WRLCK, 150, 1), EAGAIN);
@@ -70,7 +71,8 @@ static void posix_locks_exclude_other_processes(void)
 	}
 	/* Closing any descriptor of the file lets all of them go. */
 	close((int)WORKS(open("f", O_RDONLY)));
-	AS(getuid(), getgid()) {
+	AS(getuid(), getgid())
+	{
 		WORKS(set_lock((int)WORKS(open("f", O_RDWR)), F_SETLK, F_WRLCK, 0, 0));
 	}
 	fd = (int)WORKS(open("f", O_RDONLY));
@@ -124,7 +126,8 @@ static void a_dead_process_holds_no_lock(void)
 	int fd;
 
 	make_data("f", 1000, 1);
-	AS(getuid(), getgid()) {
+	AS(getuid(), getgid())
+	{
 		WORKS(set_lock((int)WORKS(open("f", O_RDWR)), F_SETLK, F_WRLCK, 0, 0));
 		WORKS(flock((int)WORKS(open("f", O_RDWR)), LOCK_EX));
 	}

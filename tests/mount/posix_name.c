@@ -179,7 +179,8 @@ static void set_group_id_directories_pass_their_group_on(void)
 
 static void new_files_belong_to_who_makes_them(void)
 {
-	AS(1234, 5678) {
+	AS(1234, 5678)
+	{
 		make_file("f", 0644);
 		WORKS(mkdir("d", 0755));
 		WORKS(symlink("x", "l"));
@@ -198,7 +199,8 @@ const struct posix_case posix_name_cases[] = {
 	{ "names: unlink and rmdir remove each its own", each_removes_its_own },
 	{ "names: a name can be used again", a_name_can_be_used_again },
 	{ "names: other processes see changes at once", other_processes_see_changes_at_once },
-	{ "names: set-group-id directories pass their group on", set_group_id_directories_pass_their_group_on, .root = true },
+	{ "names: set-group-id directories pass their group on", set_group_id_directories_pass_their_group_on,
+	  .root = true },
 	{ "names: new files belong to who makes them", new_files_belong_to_who_makes_them, .root = true },
 	{ NULL },
 };

@@ -32,9 +32,10 @@ static void zoo_make(void)
 static char name255[256], name256[257], path_long[PATH_MAX + 10], path_max[PATH_MAX];
 
 static const char *const paths[] = {
-	"missing", "file", "dir", "full", "to_file", "to_dir", "dangling", "loop", "fifo", "missing/x", "file/x", "loop/x", "dir/x",
-	"to_dir/x", "to_file/x", "", "dir/", "file/", "missing/", "to_dir/", "to_file/", "dir/.", "dir/..", ".", name255, name256,
-	path_max, path_long,
+	"missing",   "file",   "dir",	    "full",   "to_file",  "to_dir",  "dangling",
+	"loop",	     "fifo",   "missing/x", "file/x", "loop/x",	  "dir/x",   "to_dir/x",
+	"to_file/x", "",       "dir/",	    "file/",  "missing/", "to_dir/", "to_file/",
+	"dir/.",     "dir/..", ".",	    name255,  name256,	  path_max,  path_long,
 };
 
 static int do_open(const char *path)
@@ -312,8 +313,8 @@ static void a_symlink_says_what_it_was_told(void)
 
 static void names_are_bytes(void)
 {
-	static const char *const names[] = { " ", "\n", "\x01\x7f", "\xff\xfe\xfd", "a\\b", "...", ".a", "-rf", "\xc3\xa4", "a\xcc\x88",
-					     "A", "a" };
+	static const char *const names[] = { " ",  "\n",  "\x01\x7f", "\xff\xfe\xfd", "a\\b", "...",
+					     ".a", "-rf", "\xc3\xa4", "a\xcc\x88",    "A",    "a" };
 	char buf[256];
 
 	for (size_t i = 0; i < ROWS(names); i++)

@@ -11,7 +11,8 @@
 #include "tests/mount/posix.h"
 
 enum type { NONE, REG, EMPTY, FULL, LINK, FIFO, TYPES };
-static const char *const type_names[TYPES] = { "nothing", "a file", "an empty directory", "a full directory", "a symlink", "a fifo" };
+static const char *const type_names[TYPES] = { "nothing",	   "a file",	"an empty directory",
+					       "a full directory", "a symlink", "a fifo" };
 
 static void make(const char *path, enum type type)
 {
@@ -97,14 +98,15 @@ static void every_type(unsigned flags, bool two_dirs)
 			got = renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) ? errno : 0;
 			if (got == EINVAL && flags)
 				posix_skip("the filesystem does not know this flag");
-			CHECKF(got == want || (want == ENOTEMPTY && got == EEXIST), "%s to %s, flags %u, gave %s, should be %s",
-			       type_names[a], type_names[b], flags, got ? strerrorname_np(got) : "success",
-			       want ? strerrorname_np(want) : "success");
+			CHECKF(got == want || (want == ENOTEMPTY && got == EEXIST),
+			       "%s to %s, flags %u, gave %s, should be %s", type_names[a], type_names[b], flags,
+			       got ? strerrorname_np(got) : "success", want ? strerrorname_np(want) : "success");
 			check_effect(from, to, ino, ino2, flags, got);
 			/* Link counts of the directories follow their subdirectories. */
-			SAME(stat_of("d1").st_nlink, 2 + (exists("d1/a") && S_ISDIR(stat_of("d1/a").st_mode)) +
-							     (exists("d1/b") && S_ISDIR(stat_of("d1/b").st_mode)) +
-							     (exists("d1/from") && S_ISDIR(stat_of("d1/from").st_mode)));
+			SAME(stat_of("d1").st_nlink,
+			     2 + (exists("d1/a") && S_ISDIR(stat_of("d1/a").st_mode)) +
+				     (exists("d1/b") && S_ISDIR(stat_of("d1/b").st_mode)) +
+				     (exists("d1/from") && S_ISDIR(stat_of("d1/from").st_mode)));
 			SAME(stat_of("d2").st_nlink, 2 + (exists("d2/to") && S_ISDIR(stat_of("d2/to").st_mode)));
 			if (system("rm -rf d1 d2"))
 				abort();
@@ -173,7 +175,8 @@ static void a_directory_cannot_go_into_itself(void)
 
 static void dots_and_bad_flags_are_refused(void)
 {
-	static const unsigned bad[] = { RENAME_EXCHANGE | RENAME_NOREPLACE, RENAME_EXCHANGE | RENAME_WHITEOUT, 8, 1u << 31 };
+	static const unsigned bad[] = { RENAME_EXCHANGE | RENAME_NOREPLACE, RENAME_EXCHANGE | RENAME_WHITEOUT, 8,
+					1u << 31 };
 
 	WORKS(mkdir("d", 0755));
 	WORKS(mkdir("e", 0755));

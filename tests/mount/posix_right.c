@@ -47,19 +47,20 @@ static void permission_bits_decide(void)
 		gid_t gid;
 		bool r, w, x;
 	} rows[] = {
-		{ 0400, USER, GROUP, true, false, false }, { 0200, USER, GROUP, false, true, false },
-		{ 0100, USER, GROUP, false, false, true }, { 0077, USER, GROUP, false, false, false },
-		{ 0040, OTHER, GROUP, true, false, false }, { 0020, OTHER, GROUP, false, true, false },
+		{ 0400, USER, GROUP, true, false, false },   { 0200, USER, GROUP, false, true, false },
+		{ 0100, USER, GROUP, false, false, true },   { 0077, USER, GROUP, false, false, false },
+		{ 0040, OTHER, GROUP, true, false, false },  { 0020, OTHER, GROUP, false, true, false },
 		{ 0707, OTHER, GROUP, false, false, false }, { 0004, OTHER, 3000, true, false, false },
-		{ 0002, OTHER, 3000, false, true, false }, { 0770, OTHER, 3000, false, false, false },
-		{ 0777, OTHER, 3000, true, true, true }, { 0000, USER, GROUP, false, false, false },
+		{ 0002, OTHER, 3000, false, true, false },   { 0770, OTHER, 3000, false, false, false },
+		{ 0777, OTHER, 3000, true, true, true },     { 0000, USER, GROUP, false, false, false },
 	};
 
 	make_file("f", 0644);
 	WORKS(chown("f", USER, GROUP));
 	for (size_t i = 0; i < ROWS(rows); i++) {
 		WORKS(chmod("f", rows[i].mode));
-		AS(rows[i].uid, rows[i].gid) {
+		AS(rows[i].uid, rows[i].gid)
+		{
 			CHECKF(!try_open("f", O_RDONLY) == rows[i].r, "row %zu, reading", i);
 			CHECKF(!try_open("f", O_WRONLY) == rows[i].w, "row %zu, writing", i);
 			CHECKF(!try_open("f", O_RDWR) == (rows[i].r && rows[i].w), "row %zu, both", i);
@@ -82,14 +83,16 @@ static void directories_need_their_bits(void)
 	WORKS(mkdir("d/s", 0777));
 	WORKS(chown("d", USER, GROUP));
 	WORKS(chmod("d", 0700));
-	AS(OTHER, GROUP) {
+	AS(OTHER, GROUP)
+	{
 		FAILS(try_open("d/f", O_RDONLY), EACCES);
 		FAILS(try_open("d", O_RDONLY), EACCES);
 		FAILS(chdir("d"), EACCES);
 		FAILS(access("d/f", F_OK), EACCES);
 	}
 	WORKS(chmod("d", 0711)); /* may pass, may not list */
-	AS(OTHER, GROUP) {
+	AS(OTHER, GROUP)
+	{
 		WORKS(try_open("d/f", O_RDONLY));
 		FAILS(try_open("d", O_RDONLY), EACCES);
 		FAILS(mkdir("d/new", 0755), EACCES);
@@ -102,13 +105,15 @@ static void directories_need_their_bits(void)
 		FAILS(open("d", O_TMPFILE | O_RDWR, 0600), EACCES);
 	}
 	WORKS(chmod("d", 0744)); /* may list, may not pass */
-	AS(OTHER, GROUP) {
+	AS(OTHER, GROUP)
+	{
 		SAME(count_names("d"), 2);
 		FAILS(try_open("d/f", O_RDONLY), EACCES);
 		FAILS(chdir("d"), EACCES);
 	}
 	WORKS(chmod("d", 0733)); /* may make and remove */
-	AS(OTHER, GROUP) {
+	AS(OTHER, GROUP)
+	{
 		make_file("d/new", 0644);
 		WORKS(unlink("d/new"));
 		WORKS(rename("d/f", "d/g"));
@@ -122,7 +127,8 @@ static void only_the_owner_changes_attributes(void)
 
 	make_file("f", 0666);
 	WORKS(chown("f", USER, GROUP));
-	AS(OTHER, GROUP) {
+	AS(OTHER, GROUP)
+	{
 		FAILS(chmod("f", 0777), EPERM);
 		FAILS(chown("f", OTHER, (gid_t)-1), EPERM);
 		FAILS(chown("f", (uid_t)-1, GROUP), EPERM);
@@ -130,11 +136,13 @@ static void only_the_owner_changes_attributes(void)
 		WORKS(utimensat(AT_FDCWD, "f", NULL, 0)); /* who may write may say "now" */
 	}
 	WORKS(chmod("f", 0644));
-	AS(OTHER, GROUP) {
+	AS(OTHER, GROUP)
+	{
 		FAILS(utimensat(AT_FDCWD, "f", NULL, 0), EACCES);
 		FAILS(setxattr("f", "user.x", "1", 1, 0), EACCES);
 	}
-	AS(USER, GROUP) {
+	AS(USER, GROUP)
+	{
 		WORKS(chmod("f", 0600));
 		WORKS(utimensat(AT_FDCWD, "f", t, 0));
 		WORKS(chown("f", USER, GROUP));
@@ -157,7 +165,8 @@ static void in_a_sticky_directory_only_owners_remove(void)
 	}
 	WORKS(mkdir("d/s", 0777));
 	WORKS(chown("d/s", OTHER, GROUP));
-	AS(1002, GROUP) {
+	AS(1002, GROUP)
+	{
 		FAILS(unlink("d/a"), EPERM);
 		FAILS(rename("d/a", "d/c"), EPERM);
 		FAILS(rmdir("d/s"), EPERM);
@@ -167,12 +176,14 @@ static void in_a_sticky_directory_only_owners_remove(void)
 		WORKS(unlink("d/mine2"));
 		WORKS(try_open("d/a", O_RDWR));
 	}
-	AS(OTHER, GROUP) {
+	AS(OTHER, GROUP)
+	{
 		WORKS(rename("d/a", "d/c"));
 		WORKS(unlink("d/c"));
 		WORKS(rmdir("d/s"));
 	}
-	AS(USER, GROUP) {
+	AS(USER, GROUP)
+	{
 		WORKS(unlink("d/b")); /* the directory is its */
 	}
 }
@@ -188,13 +199,15 @@ static void writing_takes_set_id_bits(void)
 {
 	static const struct {
 		mode_t mode, want;
-	} rows[] = { { 04777, 0777 }, { 02777, 0777 }, { 06777, 0777 }, { 02767, 02767 }, { 06666, 02666 }, { 01777, 01777 } };
+	} rows[] = { { 04777, 0777 },  { 02777, 0777 },	 { 06777, 0777 },
+		     { 02767, 02767 }, { 06666, 02666 }, { 01777, 01777 } };
 
 	make_data("f", 10000, 1);
 	for (size_t i = 0; i < ROWS(rows); i++)
 		for (unsigned how = 0; how < 4; how++) {
 			set_id("f", rows[i].mode);
-			AS(OTHER, how == 3 ? GROUP : 3000) {
+			AS(OTHER, how == 3 ? GROUP : 3000)
+			{
 				int fd = (int)WORKS(open("f", O_RDWR));
 
 				if (how == 0)
@@ -210,8 +223,8 @@ static void writing_takes_set_id_bits(void)
 			/* Whether mandatory locking's sign stays, kernels differ in, for a writer outside the group. */
 			CHECKF((stat_of("f").st_mode & 07777) == rows[i].want ||
 				       (how != 3 && (stat_of("f").st_mode & 07777) == (rows[i].want & ~02000u)),
-			       "mode 0%o, way %u, became 0%o, should be 0%o", rows[i].mode, how, stat_of("f").st_mode & 07777,
-			       rows[i].want);
+			       "mode 0%o, way %u, became 0%o, should be 0%o", rows[i].mode, how,
+			       stat_of("f").st_mode & 07777, rows[i].want);
 		}
 	/* Reading and writing nothing do not. */
 	set_id("f", 06755);
@@ -232,7 +245,8 @@ static void chown_takes_set_id_bits(void)
 	WORKS(chown("f", OTHER, 3000));
 	SAME(stat_of("f").st_mode & 07777, 02745);
 	set_id("f", 06755);
-	AS(USER, GROUP) {
+	AS(USER, GROUP)
+	{
 		WORKS(chown("f", (uid_t)-1, GROUP));
 	}
 	SAME(stat_of("f").st_mode & 07777, 0755);
@@ -246,11 +260,13 @@ static void chmod_outside_the_group_takes_set_group_id(void)
 {
 	make_file("f", 0644);
 	WORKS(chown("f", USER, 3000));
-	AS(USER, GROUP) {
+	AS(USER, GROUP)
+	{
 		WORKS(chmod("f", 02755));
 	}
 	SAME(stat_of("f").st_mode & 07777, 0755);
-	AS(USER, 3000) {
+	AS(USER, 3000)
+	{
 		WORKS(chmod("f", 02755));
 	}
 	SAME(stat_of("f").st_mode & 07777, 02755);
@@ -274,7 +290,8 @@ static void writing_takes_capabilities(void)
 	make_data("g", 100, 1);
 	SAME(rename("g", "h"), 0);
 	SAME(getxattr("f", "security.capability", buf, sizeof(buf)), 20);
-	AS(USER, GROUP) {
+	AS(USER, GROUP)
+	{
 		int fd = (int)WORKS(open("f", O_WRONLY));
 
 		write_data(fd, 0, 10, 2);
@@ -398,7 +415,8 @@ const struct posix_case posix_right_cases[] = {
 	{ "rights: in a sticky directory only owners remove", in_a_sticky_directory_only_owners_remove, .root = true },
 	{ "rights: writing takes set-id bits", writing_takes_set_id_bits, .root = true },
 	{ "rights: chown takes set-id bits", chown_takes_set_id_bits, .root = true },
-	{ "rights: chmod outside the group takes set-group-id", chmod_outside_the_group_takes_set_group_id, .root = true },
+	{ "rights: chmod outside the group takes set-group-id", chmod_outside_the_group_takes_set_group_id,
+	  .root = true },
 	{ "rights: writing and chown take capabilities", writing_takes_capabilities, .root = true },
 	{ "rights: immutable files stay as they are", immutable_files_stay, .root = true },
 	{ "rights: append-only files only grow", append_only_files_grow, .root = true },

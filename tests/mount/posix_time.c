@@ -309,10 +309,11 @@ static void each_call_sets_its_times(void)
 		d2 = stat_of("d");
 		got = (time_cmp(f.st_mtim, f2.st_mtim) < 0 ? FM : 0) | (time_cmp(f.st_ctim, f2.st_ctim) < 0 ? FC : 0) |
 		      (time_cmp(d.st_mtim, d2.st_mtim) < 0 ? DM : 0) | (time_cmp(d.st_ctim, d2.st_ctim) < 0 ? DC : 0);
-		CHECKF(got == rows[i].want, "%s set%s%s%s%s, should be%s%s%s%s", rows[i].name, got & FM ? " file.mtime" : "",
-		       got & FC ? " file.ctime" : "", got & DM ? " dir.mtime" : "", got & DC ? " dir.ctime" : "",
-		       rows[i].want & FM ? " file.mtime" : "", rows[i].want & FC ? " file.ctime" : "",
-		       rows[i].want & DM ? " dir.mtime" : "", rows[i].want & DC ? " dir.ctime" : "");
+		CHECKF(got == rows[i].want, "%s set%s%s%s%s, should be%s%s%s%s", rows[i].name,
+		       got & FM ? " file.mtime" : "", got & FC ? " file.ctime" : "", got & DM ? " dir.mtime" : "",
+		       got & DC ? " dir.ctime" : "", rows[i].want & FM ? " file.mtime" : "",
+		       rows[i].want & FC ? " file.ctime" : "", rows[i].want & DM ? " dir.mtime" : "",
+		       rows[i].want & DC ? " dir.ctime" : "");
 		CHECKF(time_cmp(f.st_mtim, f2.st_mtim) <= 0 && time_cmp(f.st_ctim, f2.st_ctim) <= 0 &&
 			       time_cmp(d.st_mtim, d2.st_mtim) <= 0 && time_cmp(d.st_ctim, d2.st_ctim) <= 0,
 		       "%s: a time went backwards", rows[i].name);
@@ -339,7 +340,8 @@ static void new_files_have_the_time_of_now(void)
 		const struct timespec t[4] = { st.st_atim, st.st_mtim, st.st_ctim, btime_of(*p) };
 
 		for (unsigned i = 0; i < 4; i++)
-			CHECKF(time_cmp(before, t[i]) <= 0 && time_cmp(t[i], after) <= 0, "time %u of %s is not now", i, *p);
+			CHECKF(time_cmp(before, t[i]) <= 0 && time_cmp(t[i], after) <= 0, "time %u of %s is not now", i,
+			       *p);
 	}
 }
 
@@ -364,8 +366,13 @@ static void the_time_of_birth_stays(void)
 static void times_are_kept_to_the_nanosecond(void)
 {
 	static const struct timespec times[] = {
-		{ 0, 0 },	   { 1, 1 },		 { 1000000000, 123456789 }, { 2147483647, 999999999 },
-		{ 4102444800, 7 }, { -1000000, 500000000 }, { 1, 999999999 },
+		{ 0, 0 },
+		{ 1, 1 },
+		{ 1000000000, 123456789 },
+		{ 2147483647, 999999999 },
+		{ 4102444800, 7 },
+		{ -1000000, 500000000 },
+		{ 1, 999999999 },
 	};
 
 	make_file("f", 0644);
@@ -378,10 +385,10 @@ static void times_are_kept_to_the_nanosecond(void)
 
 			WORKS(utimensat(AT_FDCWD, *p, t, AT_SYMLINK_NOFOLLOW));
 			st = stat_of(*p);
-			CHECKF(!time_cmp(st.st_atim, t[0]), "atime of %s, row %zu: %lld.%09ld", *p, i, (long long)st.st_atim.tv_sec,
-			       st.st_atim.tv_nsec);
-			CHECKF(!time_cmp(st.st_mtim, t[1]), "mtime of %s, row %zu: %lld.%09ld", *p, i, (long long)st.st_mtim.tv_sec,
-			       st.st_mtim.tv_nsec);
+			CHECKF(!time_cmp(st.st_atim, t[0]), "atime of %s, row %zu: %lld.%09ld", *p, i,
+			       (long long)st.st_atim.tv_sec, st.st_atim.tv_nsec);
+			CHECKF(!time_cmp(st.st_mtim, t[1]), "mtime of %s, row %zu: %lld.%09ld", *p, i,
+			       (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
 		}
 	FAILS(utimensat(AT_FDCWD, "f", (struct timespec[2]){ { 0, 1000000000 }, { 0, 0 } }, 0), EINVAL);
 	FAILS(utimensat(AT_FDCWD, "f", (struct timespec[2]){ { 0, 0 }, { 0, -1 } }, 0), EINVAL);

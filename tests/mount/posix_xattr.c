@@ -140,7 +140,8 @@ static void namespaces(void)
 	CHECK(!memcmp(buf, "link", 4));
 	SAME(getxattr("l", "trusted.a", buf, 10), 4);
 	CHECK(!memcmp(buf, "file", 4));
-	AS(1000, 1000) {
+	AS(1000, 1000)
+	{
 		FAILS(getxattr("f", "trusted.a", buf, 10), ENODATA);
 		FAILS(setxattr("f", "trusted.b", "1", 1, 0), EPERM);
 		CHECK(!listed("f", "trusted.a"));
@@ -154,18 +155,21 @@ static void user_attributes_need_the_files_rights(void)
 
 	make_file("f", 0600);
 	WORKS(setxattr("f", "user.a", "1", 1, 0));
-	AS(1000, 1000) {
+	AS(1000, 1000)
+	{
 		FAILS(getxattr("f", "user.a", buf, 10), EACCES);
 		FAILS(setxattr("f", "user.a", "2", 1, 0), EACCES);
 	}
 	WORKS(chmod("f", 0644));
-	AS(1000, 1000) {
+	AS(1000, 1000)
+	{
 		SAME(getxattr("f", "user.a", buf, 10), 1);
 		FAILS(removexattr("f", "user.a"), EACCES);
 	}
 	/* In a sticky directory, only the owner. */
 	WORKS(mkdir("d", 01777));
-	AS(1000, 1000) {
+	AS(1000, 1000)
+	{
 		FAILS(setxattr("d", "user.a", "1", 1, 0), EPERM);
 	}
 }

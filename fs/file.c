@@ -266,7 +266,8 @@ int file_truncate(struct op *op, struct inode *i, uint64_t size)
 		return -EFBIG;
 	if (size <= old)
 		batch_releases(op->batch);
-	if (!i->blocks) {
+	/* Growing leaves alone what was promised behind the end. */
+	if (!i->blocks || size > old) {
 		if (size < old)
 			err = cut_inline(op, i, size);
 		i->size = size;

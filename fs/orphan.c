@@ -31,7 +31,9 @@
 
 #include "fs/fs_int.h"
 
+/* After a failure; doubled by each that follows, because what is damaged stays so, and each try says it again. */
 #define REST_SECONDS 5
+#define REST_SECONDS_MAX 3600
 
 struct range {
 	uint64_t ino, from, to;
@@ -359,8 +361,9 @@ static int delete_rest(struct op *op, uint64_t ino)
 	err = batch_raise(op->batch, FS_COUNTER_INODES_FREED, freed);
 	if (!err)
 		err = op_commit(op);
+	/* The number may be durable already, with another's greater one: so it is made up for, and not taken back. */
 	if (err)
-		atomic_fetch_sub(&fs->inodes_freed, 1);
+		atomic_fetch_add(&fs->inodes_made, 1);
 	else
 		range_drop(fs->orphans, ino);
 	return err;
@@ -463,6 +466,7 @@ static void *reaper(void *arg)
 {
 	struct fs *fs = arg;
 	struct orphans *o = fs->orphans;
+	time_t rest = REST_SECONDS;
 	int err = 0;
 
 	pthread_mutex_lock(&o->lock);
@@ -471,7 +475,8 @@ static void *reaper(void *arg)
 			struct timespec until;
 
 			clock_gettime(CLOCK_MONOTONIC, &until);
-			until.tv_sec += REST_SECONDS;
+			until.tv_sec += rest;
+			rest = rest < REST_SECONDS_MAX / 2 ? 2 * rest : REST_SECONDS_MAX;
 			while (!atomic_load(&o->stop) && !pthread_cond_timedwait(&o->wake, &o->lock, &until))
 				;
 		} else if (o->head == o->n) {
@@ -479,6 +484,8 @@ static void *reaper(void *arg)
 		}
 		pthread_mutex_unlock(&o->lock);
 		err = drain(fs);
+		if (!err)
+			rest = REST_SECONDS;
 		pthread_mutex_lock(&o->lock);
 	}
 	pthread_mutex_unlock(&o->lock);

@@ -246,6 +246,28 @@ bool supply_low(struct store *s)
 	return low;
 }
 
+/*
+ * Cutting inside a block takes a new one. The place of a node from the reserve, as far as it is wanted; the rest is free. Half
+ * of the reserve is left to nodes: what comes back with the next checkpoints fills it again.
+ */
+static int data_from_reserve(struct store *s, uint32_t want, uint64_t *ret_addr, uint32_t *ret_blocks)
+{
+	struct node_stack *from = &s->supply.releasing;
+	uint32_t nb = node_blocks(s), n = want < nb ? want : nb;
+	struct node_addr na;
+
+	if (from->n <= s->supply.releasing_full / 2)
+		return -ENOSPC;
+	na = from->at[--from->n];
+	if (n < nb)
+		(void)space_free(s->space, na.addr + n, nb - n);
+	if (na.copy)
+		(void)space_free(s->space, na.copy, nb);
+	*ret_addr = na.addr;
+	*ret_blocks = n;
+	return 0;
+}
+
 int supply_data(struct store *s, uint32_t want, bool claimed, enum supply_class class, uint64_t *ret_addr,
 		uint32_t *ret_blocks)
 {
@@ -262,9 +284,11 @@ int supply_data(struct store *s, uint32_t want, bool claimed, enum supply_class 
 		if (room < want)
 			pool_to_map(s);
 		room = claimed ? space_free_blocks(s->space) : unclaimed(s);
-		if (room < want)
-			want = (uint32_t)room;
-		err = want ? space_alloc(s->space, stream, 1, want, ret_addr, ret_blocks) : -ENOSPC;
+		err = -ENOSPC;
+		if (room)
+			err = space_alloc(s->space, stream, 1, room < want ? (uint32_t)room : want, ret_addr, ret_blocks);
+		if (err == -ENOSPC && class > SUPPLY_CLAIMED)
+			err = data_from_reserve(s, want, ret_addr, ret_blocks);
 	}
 	pthread_mutex_unlock(&u->lock);
 	return err;

@@ -457,7 +457,7 @@ static int run_all(const struct args *a)
 		if (a->random && (!more || randoms * 40 <= done[3])) {
 			uint64_t k = randoms++ * a->shards + a->shard;
 
-			err = run_random(rng_mix(a->seed, k) >> 32, k % SHAPES, a->all);
+			err = run_random(rng_mix(a->seed, k) >> 32, (randoms - 1) % SHAPES, a->all);
 		} else {
 			uint64_t k = a->shard + done[3]++ * a->shards;
 

@@ -86,7 +86,8 @@ void filemodel_truncate(struct filemodel *m, uint64_t size)
 {
 	assert_true(size <= m->cap);
 	memset(m->bytes + size, 0, m->cap - size);
-	set_kind(m, block_up(size), m->cap / BLOCK_SIZE, '.');
+	if (size <= m->size) /* growing keeps what was promised behind */
+		set_kind(m, block_up(size), m->cap / BLOCK_SIZE, '.');
 	if (!size)
 		m->inlined = false;
 	m->size = size;

@@ -7,9 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/kit/fsload.h"
+
 #define PATH_SIZE 4096u
-#define READ_STEP 262144u
-#define READ_WHOLE (UINT64_C(16) << 20) /* larger files are read where they say they have data */
 
 __attribute__((format(printf, 2, 3))) static int broken(struct fsrun *run, const char *fmt, ...)
 {
@@ -158,47 +158,12 @@ static uint64_t copy_length(const struct fsm_inode *from, uint64_t off, uint64_t
 	return len < from->size - off ? len : from->size - off;
 }
 
-/* Carries it out on the model, or says which errors are right. n: bytes moved, as far as that is the filesystem's choice. */
-static void to_model(struct fsm *m, const struct fsop_args *a, uint64_t n)
+/* What is done to a file, found by name or handle. */
+static void to_node(struct fsm *m, const struct fsop_args *a, struct fsm_inode *node, struct fsm_inode *node2,
+		    uint64_t n)
 {
 	const struct fsop *op = a->op;
-	struct fsm_inode *dir = fsm_inode(m, op->at.dir), *dir2 = fsm_inode(m, op->to.dir);
-	struct fsm_inode *node = node_at(m, &op->at, a->name), *node2 = node_at(m, &op->to, a->name2);
 
-	m->uid = a->uid;
-	m->gid = a->gid;
-	m->umask = a->umask;
-	switch (op->kind) {
-	case FSOP_CREATE:
-	case FSOP_MKDIR:
-	case FSOP_MKNOD:
-		fsm_create(m, dir, a->name, op->mode, op->rdev);
-		return;
-	case FSOP_SYMLINK:
-		fsm_symlink(m, dir, a->name, a->data);
-		return;
-	case FSOP_LINK:
-		judge_path(m, &op->at, a->name);
-		fsm_link(m, node, dir2, a->name2);
-		return;
-	case FSOP_UNLINK:
-		fsm_unlink(m, dir, a->name);
-		return;
-	case FSOP_RMDIR:
-		fsm_rmdir(m, dir, a->name);
-		return;
-	case FSOP_RENAME:
-		fsm_rename(m, dir, a->name, dir2, a->name2, op->mode);
-		return;
-	case FSOP_TMPFILE:
-		fsm_tmpfile(m, dir, op->mode, (unsigned)a->handle);
-		return;
-	case FSOP_CLOSE:
-		fsm_close(m, (unsigned)a->handle);
-		return;
-	default:
-		break;
-	}
 	judge_path(m, &op->at, a->name);
 	switch (op->kind) {
 	case FSOP_OPEN:
@@ -266,6 +231,50 @@ static void to_model(struct fsm *m, const struct fsop_args *a, uint64_t n)
 		break;
 	default: /* the whole */
 		m->n_errs = 0;
+		break;
+	}
+}
+
+/* Carries it out on the model, or says which errors are right. n: bytes moved, as far as that is the filesystem's choice. */
+static void to_model(struct fsm *m, const struct fsop_args *a, uint64_t n)
+{
+	const struct fsop *op = a->op;
+	struct fsm_inode *dir = fsm_inode(m, op->at.dir), *dir2 = fsm_inode(m, op->to.dir);
+	struct fsm_inode *node = node_at(m, &op->at, a->name), *node2 = node_at(m, &op->to, a->name2);
+
+	m->uid = a->uid;
+	m->gid = a->gid;
+	m->umask = a->umask;
+	switch (op->kind) {
+	case FSOP_CREATE:
+	case FSOP_MKDIR:
+	case FSOP_MKNOD:
+		fsm_create(m, dir, a->name, op->mode, op->rdev);
+		break;
+	case FSOP_SYMLINK:
+		fsm_symlink(m, dir, a->name, a->data);
+		break;
+	case FSOP_LINK:
+		judge_path(m, &op->at, a->name);
+		fsm_link(m, node, dir2, a->name2);
+		break;
+	case FSOP_UNLINK:
+		fsm_unlink(m, dir, a->name);
+		break;
+	case FSOP_RMDIR:
+		fsm_rmdir(m, dir, a->name);
+		break;
+	case FSOP_RENAME:
+		fsm_rename(m, dir, a->name, dir2, a->name2, op->mode);
+		break;
+	case FSOP_TMPFILE:
+		fsm_tmpfile(m, dir, op->mode, (unsigned)a->handle);
+		break;
+	case FSOP_CLOSE:
+		fsm_close(m, (unsigned)a->handle);
+		break;
+	default:
+		to_node(m, a, node, node2, n);
 		break;
 	}
 }
@@ -347,22 +356,6 @@ static int check_readdir(struct fsrun *run, const struct fsm_inode *dir)
 	return 0;
 }
 
-static void inode_of(const struct fsop_attrs *a, struct fsm_inode *n)
-{
-	n->ino = a->st.st_ino;
-	n->mode = a->st.st_mode;
-	n->nlink = (uint32_t)a->st.st_nlink;
-	n->uid = a->st.st_uid;
-	n->gid = a->st.st_gid;
-	n->rdev = S_ISCHR(n->mode) || S_ISBLK(n->mode) ? a->st.st_rdev : 0;
-	n->size = (uint64_t)a->st.st_size;
-	n->atime = a->st.st_atim;
-	n->mtime = a->st.st_mtim;
-	n->ctime = a->st.st_ctim;
-	n->btime = a->btime;
-	n->flags = a->flags;
-}
-
 static bool same_time(struct timespec a, struct timespec b)
 {
 	return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
@@ -372,7 +365,7 @@ static int check_stat(struct fsrun *run, const struct fsm_inode *want)
 {
 	struct fsm_inode got = { 0 };
 
-	inode_of(&run->answer.attrs, &got);
+	fsload_inode(&run->answer.attrs, &got);
 	if (got.ino != want->ino || got.mode != want->mode || got.nlink != want->nlink || got.uid != want->uid ||
 	    got.gid != want->gid || got.rdev != want->rdev || got.flags != want->flags)
 		return broken(run,
@@ -587,171 +580,9 @@ int fsrun_step(struct fsrun *run, const struct fsop *op)
 
 /* ---- whole trees ---- */
 
-struct loader {
-	struct fsrun *run;
-	struct fsm *m;
-	int err;
-};
-
-static int ask(struct loader *l, enum fsop_kind kind, const char *path, struct fsop *op, const char *attr)
-{
-	struct fsop_args a = { .op = op, .path = path, .handle = -1, .handle2 = -1, .attr = attr };
-	struct fsop_answer *r = &l->run->answer;
-
-	op->kind = kind;
-	op->chunk = 50;
-	r->err = 0;
-	l->run->driver->calls[kind](l->run->driver, &a, r);
-	return r->err;
-}
-
-static int load_data(struct loader *l, const char *path, struct fsm_inode *node)
-{
-	struct fsop_answer *r = &l->run->answer;
-	struct fsop op = { 0 };
-	int err;
-
-	for (uint64_t off = 0; off < node->size;) {
-		uint64_t end = node->size;
-
-		if (node->size > READ_WHOLE) {
-			op = (struct fsop){ .off = off, .mode = SEEK_DATA };
-			err = ask(l, FSOP_SEEK, path, &op, NULL);
-			if (err == -ENXIO)
-				return 0;
-			if (err)
-				return broken(l->run, "%.200s: seeking data at %" PRIu64 " gave %d", path, off, err);
-			op = (struct fsop){ .off = off = r->n, .mode = SEEK_HOLE };
-			err = ask(l, FSOP_SEEK, path, &op, NULL);
-			if (err || r->n <= off)
-				return broken(l->run, "%.200s: seeking a hole at %" PRIu64 " gave %d", path, off, err);
-			end = r->n;
-		}
-		while (off < end) {
-			op = (struct fsop){ .off = off, .len = end - off < READ_STEP ? end - off : READ_STEP };
-			err = ask(l, FSOP_READ, path, &op, NULL);
-			if (err || r->n != op.len)
-				return broken(l->run,
-					      "%.200s: reading %" PRIu64 " bytes at %" PRIu64 " gave %d, %" PRIu64
-					      " bytes",
-					      path, op.len, off, err, r->n);
-			fsm_add_bytes(node, off, r->data, r->n);
-			off += r->n;
-		}
-	}
-	return 0;
-}
-
-static int load_xattrs(struct loader *l, const char *path, struct fsm_inode *node)
-{
-	struct fsop_answer *r = &l->run->answer;
-	struct fsop op = { 0 };
-	int err = ask(l, FSOP_LISTXATTR, path, &op, NULL);
-	size_t len = r->len;
-	char *names;
-
-	if (err)
-		return broken(l->run, "%.200s: listing attributes gave %d", path, err);
-	names = malloc(len + 1);
-	if (!names)
-		abort();
-	if (len)
-		memcpy(names, r->data, len);
-	for (size_t at = 0; at < len && !err; at += strlen(names + at) + 1) {
-		op = (struct fsop){ 0 };
-		err = ask(l, FSOP_GETXATTR, path, &op, names + at);
-		if (err)
-			broken(l->run, "%.200s: attribute %.50s gave %d", path, names + at, err);
-		else
-			fsm_add_xattr(node, names + at, r->data, r->len);
-	}
-	free(names);
-	return err ? -EPROTO : 0;
-}
-
-static int load_node(struct loader *l, const char *path, struct fsm_inode *node);
-
-static int load_dir(struct loader *l, const char *path, struct fsm_inode *dir)
-{
-	struct fsop_answer *r = &l->run->answer;
-	struct fsop op = { .seed = strlen(path) };
-	struct fsop_entry *entries;
-	int err = ask(l, FSOP_READDIR, path, &op, NULL);
-	size_t n = r->n_entries;
-	char *sub = malloc(PATH_SIZE);
-
-	entries = calloc(n + 1, sizeof(*entries));
-	if (!entries || !sub)
-		abort();
-	if (n)
-		memcpy(entries, r->entries, n * sizeof(*entries));
-	if (err)
-		err = broken(l->run, "%.200s: listing gave %d", path, err);
-	for (size_t i = 0; i < n && !err; i++) {
-		struct fsm_inode *node = NULL;
-
-		if (!strcmp(entries[i].name, ".") || !strcmp(entries[i].name, ".."))
-			continue;
-		for (size_t k = 1; k < l->m->n_inodes; k++)
-			if (l->m->inodes[k]->ino == entries[i].ino)
-				node = l->m->inodes[k];
-		if (fsm_find(l->m, dir, entries[i].name))
-			err = broken(l->run, "%.200s: %.50s is listed twice", path, entries[i].name);
-		join(path, entries[i].name, sub);
-		if (!node) {
-			node = fsm_add_inode(l->m, entries[i].ino, 0);
-			fsm_add_name(dir, entries[i].name, node->id);
-			node->parent = dir->id;
-			if (!err)
-				err = load_node(l, sub, node);
-			if (!err && (node->ino != entries[i].ino || node->mode >> 12 != entries[i].type))
-				err = broken(l->run, "%.200s is listed with another inode number or type", sub);
-		} else {
-			fsm_add_name(dir, entries[i].name, node->id);
-		}
-	}
-	free(entries);
-	free(sub);
-	return err;
-}
-
-static int load_node(struct loader *l, const char *path, struct fsm_inode *node)
-{
-	struct fsop_answer *r = &l->run->answer;
-	struct fsop op = { 0 };
-	int err = ask(l, FSOP_STAT, path, &op, NULL);
-
-	if (err)
-		return broken(l->run, "%.200s: stat gave %d", path, err);
-	inode_of(&r->attrs, node);
-	err = load_xattrs(l, path, node);
-	if (!err && S_ISLNK(node->mode)) {
-		op = (struct fsop){ 0 };
-		err = ask(l, FSOP_READLINK, path, &op, NULL);
-		if (err)
-			return broken(l->run, "%.200s: readlink gave %d", path, err);
-		node->target = strndup((const char *)r->data, r->len);
-	}
-	if (!err && S_ISREG(node->mode))
-		err = load_data(l, path, node);
-	if (!err && S_ISDIR(node->mode))
-		err = load_dir(l, path, node);
-	return err;
-}
-
 int fsrun_load(struct fsrun *run, struct fsm **ret)
 {
-	struct loader l = { .run = run, .m = fsm_new(0, 0) };
-	int err;
-
-	l.m->times = run->set_now != NULL;
-	err = load_node(&l, "", l.m->inodes[FSM_ROOT]);
-	if (err) {
-		fsm_free(l.m);
-		return err;
-	}
-	*ret = l.m;
-	return 0;
+	return fsload(run->driver, &run->answer, run->set_now != NULL, ret, run->broken, sizeof(run->broken));
 }
 
 int fsrun_compare(struct fsrun *run)

@@ -8,6 +8,7 @@
 #include <xxhash.h>
 
 #include "fs/check.h"
+#include "tests/kit/fsload.h"
 
 static struct timespec clock_now = { 900000, 0 };
 
@@ -100,15 +101,13 @@ void fsworld_release(struct fsworld *w)
 int fsworld_read(struct fs *fs, struct fsworld *ret, char *why, size_t cap)
 {
 	struct fsdrive_direct drive;
-	struct fsrun reader = { .driver = &drive.driver, .set_now = set_now };
+	struct fsop_answer answer = { 0 };
 	struct listing list = { 0 };
 	struct fsworld w = { 0 };
 	int err;
 
 	fsdrive_direct_init(&drive, fs, FS_ROOT);
-	err = fsrun_load(&reader, &w.m);
-	if (err)
-		snprintf(why, cap, "reading: %.400s", reader.broken);
+	err = fsload(&drive.driver, &answer, true, &w.m, why, cap);
 	if (!err) {
 		err = snapshot_list(fs_store(fs), take_name, &list);
 		for (unsigned i = 0; !err && i < list.n; i++)
@@ -116,7 +115,7 @@ int fsworld_read(struct fs *fs, struct fsworld *ret, char *why, size_t cap)
 		if (err)
 			snprintf(why, cap, "reading snapshots: error %d", -err);
 	}
-	fsop_answer_release(&reader.answer);
+	fsop_answer_release(&answer);
 	if (err) {
 		fsworld_release(&w);
 		return -EPROTO;

@@ -126,7 +126,7 @@ def main():
     for r in range(rounds):
         how = ("large", "small", "mixed", "empty")[r % 4]
         base = f"{root}/{how}{r}"
-        start = free_now(first or 0)
+        start = free_now(first - first // 8 if first else 0)
         first = first or start
         held = fill(rng, how, base)
         full = os.statvfs(root)

@@ -1,4 +1,5 @@
 /* t_file.c - a file's content: writing, reading, cutting; damage, a full device */
+#include <linux/falloc.h>
 #include <linux/fs.h>
 #undef BLOCK_SIZE
 #include <string.h>
@@ -554,9 +555,32 @@ static void what_was_promised_can_be_written_on_a_full_device(void **state)
 	fskit_release(&k);
 }
 
+/* Who reserves first and then sets the size in steps keeps the reservation. */
+static void growing_keeps_what_was_promised_behind_the_end(void **state)
+{
+	struct filekit f;
+	struct fskit k;
+
+	(void)state;
+	fskit_init(&k, NULL);
+	filekit_init(&f, &k, "f", CAP);
+	assert_int_equal(fs_fallocate(k.fs, f.node, FALLOC_FL_KEEP_SIZE, 0, 100 * B), 0);
+	assert_int_equal(fskit_stat(&k, "f").st_blocks, 100 * 8);
+	for (unsigned size = 1; size <= 3; size++) {
+		assert_int_equal(filekit_truncate(&f, size * 10 * B + size), 0);
+		assert_int_equal(fskit_stat(&k, "f").st_blocks, 100 * 8);
+	}
+	filekit_verify(&f);
+	assert_int_equal(filekit_truncate(&f, 30 * B), 0);
+	assert_int_equal(fskit_stat(&k, "f").st_blocks, 30 * 8);
+	fskit_check(&k);
+	filekit_release(&f);
+	fskit_release(&k);
+}
+
 int main(void)
 {
-	struct CMUnitTest tests[ARRAY_LEN(content_rows) + ARRAY_LEN(atime_rows) + 11];
+	struct CMUnitTest tests[ARRAY_LEN(content_rows) + ARRAY_LEN(atime_rows) + 12];
 	size_t n = 0;
 
 	for (size_t i = 0; i < ARRAY_LEN(content_rows); i++)
@@ -574,5 +598,6 @@ int main(void)
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_full_device_refuses_whole_writes_and_gives_room_back);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_file_on_a_full_device_can_be_cut_anywhere);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(what_was_promised_can_be_written_on_a_full_device);
+	tests[n++] = (struct CMUnitTest)cmocka_unit_test(growing_keeps_what_was_promised_behind_the_end);
 	return _cmocka_run_group_tests("file", tests, n, NULL, NULL);
 }

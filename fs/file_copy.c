@@ -105,6 +105,8 @@ static int add_shared(struct copy *c, const struct extent_map *m, uint64_t shift
 	uint32_t blocks = (uint32_t)((m->to - m->from) >> BLOCK_SHIFT);
 	struct extent_piece *p;
 
+	if (!m->birth) /* would be taken for fresh blocks */
+		return corrupt("extent", source(c)->ino, "birth", m->birth, 1);
 	if (mem_grow((void **)&c->sums, &c->cap_sums, c->n_sums + blocks, sizeof(*c->sums)))
 		return -ENOMEM;
 	p = new_piece(c);

@@ -161,6 +161,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 		answer_entry(req, err, &e);
 		return;
 	}
+	dir_looked_up(req, parent);
 	err = fs_lookup(m->fs, parent, name, &e);
 	if (err == -ENOENT) {
 		/* Node 0 with a timeout: "not there", and it can be remembered. */

@@ -54,6 +54,7 @@ void op_ioctl(fuse_req_t, fuse_ino_t, unsigned, void *, struct fuse_file_info *,
 	      size_t);
 
 /* fuse_dir.c */
+void dir_looked_up(fuse_req_t, fuse_ino_t dir); /* a name in it */
 void op_readdir(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 void op_readdirplus(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 

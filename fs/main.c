@@ -63,6 +63,7 @@ struct daemon {
 	int claim;  /* a block device's second descriptor, -1: none */
 	int report; /* to the parent, -1: none */
 	int result; /* of the last checkpoint */
+	pthread_t signals;
 	_Atomic(struct loop *) serving;
 	atomic_int verbose;
 	atomic_bool opening;	      /* the engine's first complaint goes into one line with our own */
@@ -83,7 +84,7 @@ static bool keep_first(const char *line)
 	pthread_mutex_lock(&lock);
 	keep = atomic_load(&the.opening) && !the.first[0];
 	if (keep)
-		snprintf(the.first, sizeof(the.first), "%s", line);
+		snprintf(the.first, sizeof(the.first), "%.*s", (int)sizeof(the.first) - 1, line);
 	pthread_mutex_unlock(&lock);
 	return keep;
 }
@@ -211,7 +212,6 @@ static void *signal_main(void *arg)
 static int watch_signals(void)
 {
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
-	pthread_t thread;
 	sigset_t set;
 
 	sigaction(SIGHUP, &ignore, NULL);
@@ -220,7 +220,7 @@ static int watch_signals(void)
 	end_signals(&set);
 	sigaddset(&set, SIGUSR1);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	return -pthread_create(&thread, NULL, signal_main, NULL);
+	return -pthread_create(&the.signals, NULL, signal_main, NULL);
 }
 
 /* ---- the device ---- */
@@ -509,14 +509,17 @@ static void finish(void)
 {
 	struct loop *l = the.m.loop;
 
+	/* It is the only other one that looks at the loop. A further signal has nothing to end. */
+	pthread_cancel(the.signals);
+	pthread_join(the.signals, NULL);
+	/* The rings hold the connection open too. */
+	the.m.loop = NULL;
+	loop_close(l);
 	if (the.session)
 		fuse_session_unmount(the.session);
-	the.m.loop = NULL;
 	end_fs(&the.m);
 	if (the.session)
 		fuse_session_destroy(the.session);
-	/* A signal may still look at it, and the process ends anyway. */
-	(void)l;
 	bdev_close(the.dev);
 	if (the.claim >= 0)
 		close(the.claim);

@@ -396,6 +396,27 @@ static unsigned find_hits(struct data *d, uint64_t addr, uint32_t blocks, struct
 	return n;
 }
 
+bool data_has(struct data *d, uint64_t addr)
+{
+	struct chunk_node *node;
+	bool has = false;
+
+	if (atomic_load(&d->buffered) == 0)
+		return false;
+	data_lock(d);
+	LIST_FOREACH(node, chain_of(d, addr >> CHUNK_SHIFT), link) {
+		struct data_run *r = node->run;
+
+		if (r->buf && r->state != RUN_WRITTEN && r->state != RUN_COVERED && addr >= r->addr &&
+		    addr < r->addr + r->blocks && !set_has(&r->dead, (uint32_t)(addr - r->addr))) {
+			has = true;
+			break;
+		}
+	}
+	data_unlock(d);
+	return has;
+}
+
 static int read_some(struct data *d, uint64_t addr, uint32_t blocks, uint8_t *buf)
 {
 	struct hit hits[DATA_RUN_BLOCKS_MAX];

@@ -69,6 +69,8 @@ void data_drop(struct data *, uint64_t addr, uint64_t blocks);
 
 /* Reads blocks, wherever they are. Does not verify. */
 int data_read(struct data *, uint64_t addr, uint32_t blocks, void *buf);
+/* Whether that block would be read from memory. */
+bool data_has(struct data *, uint64_t addr);
 
 /* Submits every dirty run (attached, private or both), neighbours joined into large writes. Does not wait. */
 #define DATA_ATTACHED 1u

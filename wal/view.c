@@ -660,7 +660,9 @@ int view_read(struct view *v, uint64_t addr, uint32_t blocks, void *buf, const u
 
 	if (!space_valid(s->space, addr, blocks))
 		return corrupt("extent", addr, "outside of the device, blocks", blocks, 0);
-	if (sums && blocks <= READAHEAD_SMALL && readahead_get(s->readahead, addr, blocks, buf)) {
+	/* What has not reached the device is not to be looked for there. */
+	if (sums && blocks <= READAHEAD_SMALL && !data_has(s->data, addr) &&
+	    readahead_get(s->readahead, addr, blocks, buf)) {
 		if (first_bad(blocks, buf, sums, &got) == blocks)
 			return 0;
 		readahead_forget(s->readahead, addr, blocks); /* it was on its way to the device when the window was read */

@@ -157,6 +157,23 @@ const struct fsop_profile fsop_data_only = {
 	.direct = true,
 };
 
+/* Grows: for devices that are to get full. */
+const struct fsop_profile fsop_growing = {
+	.name = "growing",
+	.weight = { [FSOP_CREATE] = 20,	   [FSOP_MKDIR] = 6,	 [FSOP_SYMLINK] = 4,  [FSOP_LINK] = 4,
+		    [FSOP_UNLINK] = 3,	   [FSOP_RENAME] = 6,	 [FSOP_OPEN] = 2,     [FSOP_CLOSE] = 1,
+		    [FSOP_TMPFILE] = 2,	   [FSOP_WRITE] = 40,	 [FSOP_APPEND] = 15,  [FSOP_TRUNCATE] = 4,
+		    [FSOP_FALLOCATE] = 10, [FSOP_COPY] = 6,	 [FSOP_READ] = 6,     [FSOP_READDIR] = 2,
+		    [FSOP_STAT] = 3,	   [FSOP_SETXATTR] = 20, [FSOP_GETXATTR] = 2, [FSOP_REMOVEXATTR] = 1,
+		    [FSOP_RMDIR] = 1,	   [FSOP_SYNC] = 3,	 [FSOP_STATFS] = 2,   [FSOP_TICK] = 2,
+		    [FSOP_CHECKPOINT] = 2, [FSOP_FORGET_ALL] = 1 },
+	.names = 60,
+	.file_max = 1000000,
+	.write_max = 200000,
+	.xattr_max = 30000,
+	.direct = true,
+};
+
 const struct fsop_profile fsop_syscalls = {
 	.name = "system calls",
 	.weight = { [FSOP_CREATE] = 10,	  [FSOP_MKDIR] = 5,    [FSOP_MKNOD] = 2,    [FSOP_SYMLINK] = 3,

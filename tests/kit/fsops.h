@@ -92,7 +92,7 @@ struct fsop_profile {
 	bool direct;	     /* what only fs/ is asked: kill_priv, other callers, odd modes */
 };
 
-extern const struct fsop_profile fsop_mixed, fsop_names_only, fsop_data_only, fsop_syscalls;
+extern const struct fsop_profile fsop_mixed, fsop_names_only, fsop_data_only, fsop_growing, fsop_syscalls;
 
 struct fsop fsop_gen(const struct fsop_profile *, const struct fsm *, struct rng *);
 void fsop_print(FILE *, const struct fsop *);

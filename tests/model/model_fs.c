@@ -30,7 +30,7 @@
 
 static uint64_t seed = 1;
 static uint64_t rounds, steps;
-static double seconds = 1.6; /* of a shape, without ARBOR_ROUNDS */
+static double seconds = 1.3; /* of a shape, without ARBOR_ROUNDS */
 
 static _Thread_local struct timespec clock_now = { 900000, 0 };
 
@@ -218,10 +218,12 @@ static const struct shape shapes[] = {
 	{ "data agrees with the model with a small cache and second copies", &fsop_data_only, 16384, 4096, 256, 400,
 	  .cache_bytes = 1 << 20, .copies = true },
 	{ "a full device changes nothing it refuses", &fsop_data_only, 1500, 4096, 64, 500, .full = true },
-	{ "a full device changes nothing it refuses of anything", &fsop_mixed, 700, 4096, 64, 1200, .full = true },
+	{ "a full device changes nothing it refuses of anything", &fsop_growing, 1200, 4096, 64, 600, .full = true },
 	{ "after a crash there is the state after a prefix", &fsop_mixed, 16384, 4096, 256, 500, .crashes = true },
 	{ "after a crash there are the names of a prefix", &fsop_names_only, 16384, 16384, 256, 800, .crashes = true },
 	{ "after a crash there is the data of a prefix", &fsop_data_only, 16384, 4096, 256, 300, .crashes = true },
+	{ "after a crash of a full device there is everything of a prefix", &fsop_growing, 1500, 4096, 64, 500,
+	  .full = true, .crashes = true },
 	{ "after a crash of a full device there is the state after a prefix", &fsop_data_only, 1000, 4096, 64, 400,
 	  .full = true, .crashes = true },
 };

@@ -124,6 +124,20 @@ bool posix_is_fuse(void)
 	return fs_type() == 0x65735546;
 }
 
+/* Only then an offset that no filesystem has is taken. */
+bool posix_is_writeback(void)
+{
+	int fd = open("probe", O_CREAT | O_EXCL | O_RDWR, 0600);
+	bool taken = fd >= 0 && posix_is_fuse() && pwrite(fd, "x", 1, INT64_C(1) << 62) == 1;
+
+	if (fd >= 0) {
+		CHECK(!ftruncate(fd, 0));
+		close(fd);
+		unlink("probe");
+	}
+	return taken;
+}
+
 int make_file(const char *path, mode_t mode)
 {
 	int fd = (int)WORKS(open(path, O_CREAT | O_EXCL | O_RDWR, mode));

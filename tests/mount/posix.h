@@ -53,6 +53,7 @@ int posix_as_end(void);
 
 bool posix_is_ext4(void);
 bool posix_is_fuse(void);
+bool posix_is_writeback(void); /* FUSE, and the kernel collects writes without asking */
 
 /* ---- helpers; what must work is checked ---- */
 

@@ -18,8 +18,8 @@
  * file made by O_TMPFILE may have got a name, and by lookups_mark again, because a lookup that lost the race against unlink may
  * hold it for a moment. A small file goes right there; of a large one only the first step, the rest is the reaper's.
  *
- * A failure (no space left for the nodes that deleting changes, a node that cannot be read) leaves the node in the queue; the
- * reaper rests before it tries again. fs_reap tries at once: op_retry calls it when room has run out.
+ * A failure (no space left for the nodes that deleting changes, a node that cannot be read) sets the node aside; the reaper
+ * rests before it tries those again, and goes on with others. fs_reap tries at once: op_retry calls it when room has run out.
  *
  * Steps are bounded in items, by counting them in front; a file that has no more blocks than a step has items needs no counting.
  */
@@ -45,6 +45,8 @@ struct orphans {
 	pthread_cond_t idle;  /* busy has become 0 */
 	uint64_t *queue;      /* nodes, [head, n) */
 	size_t head, n, cap;
+	uint64_t *failed; /* nodes to be tried again, but not at once */
+	size_t n_failed, cap_failed;
 	unsigned busy; /* nodes being worked on */
 	struct range *ranges;
 	size_t n_ranges, cap_ranges;
@@ -94,6 +96,30 @@ static void queue_push(struct orphans *o, uint64_t node)
 	pthread_mutex_unlock(&o->lock);
 }
 
+/* Those that wait in the queue must not wait for it. */
+static void queue_failed(struct orphans *o, uint64_t node)
+{
+	pthread_mutex_lock(&o->lock);
+	if (!mem_grow((void **)&o->failed, &o->cap_failed, o->n_failed + 1, sizeof(*o->failed)))
+		o->failed[o->n_failed++] = node;
+	pthread_mutex_unlock(&o->lock);
+}
+
+static void queue_again(struct orphans *o)
+{
+	for (;;) {
+		uint64_t node = 0;
+
+		pthread_mutex_lock(&o->lock);
+		if (o->n_failed)
+			node = o->failed[--o->n_failed];
+		pthread_mutex_unlock(&o->lock);
+		if (!node)
+			return;
+		queue_push(o, node);
+	}
+}
+
 static bool queue_pop(struct orphans *o, uint64_t *ret)
 {
 	bool some;
@@ -124,7 +150,7 @@ bool orphans_waiting(struct fs *fs)
 	bool some;
 
 	pthread_mutex_lock(&o->lock);
-	some = o->head < o->n || o->busy;
+	some = o->head < o->n || o->n_failed || o->busy;
 	pthread_mutex_unlock(&o->lock);
 	return some;
 }
@@ -420,7 +446,7 @@ static int reap(struct fs *fs, uint64_t node)
 	return err;
 }
 
-/* Everything that is in the queue now, once; what fails goes back. The first error. */
+/* Everything that is in the queue now, once; what fails is set aside. The first error. */
 static int drain(struct fs *fs)
 {
 	struct orphans *o = fs->orphans;
@@ -435,7 +461,7 @@ static int drain(struct fs *fs)
 		int err = reap(fs, node);
 
 		if (err)
-			queue_push(o, node);
+			queue_failed(o, node);
 		queue_done(o);
 		ret = ret ? ret : err;
 	}
@@ -457,38 +483,49 @@ int fs_reap(struct fs *fs)
 
 	if (fs->read_only)
 		return 0;
+	queue_again(fs->orphans);
 	err = drain(fs);
 	wait_idle(fs->orphans);
-	return err ? err : drain(fs); /* what the thread could not do is ours again */
+	if (err)
+		return err;
+	queue_again(fs->orphans); /* what the thread could not do is ours again */
+	return drain(fs);
+}
+
+/* Waits for something new, or until what failed is to be tried again; lock held. */
+static bool rested_locked(struct orphans *o, const struct timespec *until)
+{
+	int err = 0;
+
+	while (!atomic_load(&o->stop) && o->head == o->n && err != ETIMEDOUT)
+		err = o->n_failed ? pthread_cond_timedwait(&o->wake, &o->lock, until) :
+				    pthread_cond_wait(&o->wake, &o->lock);
+	return err == ETIMEDOUT;
 }
 
 static void *reaper(void *arg)
 {
 	struct fs *fs = arg;
 	struct orphans *o = fs->orphans;
+	struct timespec until = { 0 };
 	time_t rest = REST_SECONDS;
-	int err = 0;
 
-	pthread_mutex_lock(&o->lock);
 	while (!atomic_load(&o->stop)) {
-		if (err) {
-			struct timespec until;
+		bool rested;
 
+		pthread_mutex_lock(&o->lock);
+		rested = rested_locked(o, &until);
+		pthread_mutex_unlock(&o->lock);
+		if (rested)
+			queue_again(o);
+		if (drain(fs)) {
 			clock_gettime(CLOCK_MONOTONIC, &until);
 			until.tv_sec += rest;
 			rest = rest < REST_SECONDS_MAX / 2 ? 2 * rest : REST_SECONDS_MAX;
-			while (!atomic_load(&o->stop) && !pthread_cond_timedwait(&o->wake, &o->lock, &until))
-				;
-		} else if (o->head == o->n) {
-			pthread_cond_wait(&o->wake, &o->lock);
-		}
-		pthread_mutex_unlock(&o->lock);
-		err = drain(fs);
-		if (!err)
+		} else if (rested) {
 			rest = REST_SECONDS;
-		pthread_mutex_lock(&o->lock);
+		}
 	}
-	pthread_mutex_unlock(&o->lock);
 	return NULL;
 }
 
@@ -526,6 +563,7 @@ static void release(struct orphans *o)
 	pthread_cond_destroy(&o->wake);
 	pthread_mutex_destroy(&o->lock);
 	mem_free(o->queue);
+	mem_free(o->failed);
 	mem_free(o->ranges);
 	mem_free(o);
 }

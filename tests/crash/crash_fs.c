@@ -305,7 +305,7 @@ static int run_sequence(size_t base, const size_t *seq, size_t len)
 	return fscrash_plan(&crash, &plan);
 }
 
-/* All sequences of `len`, numbered: base first, then the rows. */
+/* All sequences of `len`, numbered: the rows first, then the base. */
 static uint64_t sequences(unsigned len)
 {
 	uint64_t n = BASES;
@@ -317,14 +317,13 @@ static uint64_t sequences(unsigned len)
 
 static int run_number(uint64_t number, unsigned len)
 {
-	size_t base = number % BASES, seq[8];
+	size_t seq[8];
 
-	number /= BASES;
 	for (unsigned i = 0; i < len; i++) {
 		seq[i] = number % ROWS;
 		number /= ROWS;
 	}
-	return run_sequence(base, seq, len);
+	return run_sequence(number % BASES, seq, len);
 }
 
 static int run_random(uint64_t seed, size_t shape, bool all)
@@ -488,7 +487,7 @@ static void parse(struct args *a, int argc, char **argv)
 	const char *env;
 	int o;
 
-	*a = (struct args){ .seed = 1, .states = 60000, .seconds = 1e9, .shards = 1, .depth = 3, .exhaustive = true, .random = true };
+	*a = (struct args){ .seed = 1, .states = 32000, .seconds = 1e9, .shards = 1, .depth = 3, .exhaustive = true, .random = true };
 	env = getenv("ARBOR_SEED");
 	if (env && *env)
 		a->seed = strtoull(env, NULL, 0);

@@ -278,7 +278,7 @@ static int go_on(struct fscrash *c, const struct fscrash_plan *plan, struct simd
 	}
 	if (!err && fs_reap(run.fs))
 		err = -EPROTO;
-	if (!err && fsworld_check(run.fs)) {
+	if (!err && fsworld_check(run.fs, NULL)) {
 		snprintf(run.broken, sizeof(run.broken), "the check finds errors");
 		err = -EPROTO;
 	}
@@ -360,7 +360,7 @@ static int look(struct fscrash *c, const struct fscrash_plan *plan, struct simde
 		snprintf(why, sizeof(why), "deleting what has no name: error %d", -err);
 	}
 	if (!err) {
-		err = fsworld_check(fs);
+		err = fsworld_check(fs, &w);
 		snprintf(why, sizeof(why), "the check after recovery: error %d", -err);
 	}
 	if (err)

@@ -133,12 +133,19 @@ static void print_problem(void *arg, const struct fs_problem_report *p)
 	printf("# problem %d, inode %" PRIu64 " (%s): %s\n", p->problem, p->ino, p->path ? p->path : "?", p->text);
 }
 
-int fsworld_check(struct fs *fs)
+int fsworld_check(struct fs *fs, const struct fsworld *w)
 {
 	struct fs_check_options o = { .data = true, .threads = 1, .report = print_problem };
 	struct fs_check_result result;
+	uint64_t inodes = 0;
+	int err = fs_check(fs, &o, &result);
 
-	return fs_check(fs, &o, &result);
+	for (size_t i = 0; !err && w && i < w->m->n_inodes; i++)
+		inodes += w->m->inodes[i] != NULL;
+	if (err || !w || inodes == result.inodes)
+		return err;
+	printf("# there are %" PRIu64 " inodes, and %" PRIu64 " of them have names\n", result.inodes, inodes);
+	return -EUCLEAN;
 }
 
 /* ---- what a crash may lead to ---- */

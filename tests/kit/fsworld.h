@@ -74,8 +74,8 @@ void fsworlds_allowed(const struct fsworlds *, uint64_t ops, size_t *ret_lo, siz
 int fsworld_read(struct fs *, struct fsworld *ret, char *why, size_t cap);
 void fsworld_copy(struct fsworld *to, const struct fsworld *from);
 void fsworld_release(struct fsworld *);
-/* fs_check with all data; reports are printed. */
-int fsworld_check(struct fs *);
+/* fs_check with all data; reports are printed. w (may be NULL): nothing is open, so there are no more inodes than there. */
+int fsworld_check(struct fs *, const struct fsworld *w);
 
 /* The time that operations see. */
 void fsworld_now(void *arg, struct timespec *ret);

@@ -130,7 +130,7 @@ def main():
         first = first or start
         held = fill(rng, how, base)
         full = os.statvfs(root)
-        say(f"round {r} ({how}): {len(held)} files, {full.f_bfree} blocks left")
+        say(f"round {r} ({how}): {len(held)} files, {full.f_bavail} blocks left")
         every_operation(rng, base, held)
         # Twice full without being emptied in between: a little room is made and taken.
         for path in rng.sample(list(held), len(held) // 10):

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #undef BLOCK_SIZE
 #include <string.h>
+#include <time.h>
 
 #include "btree/mem.h"
 #include "fs/check.h"
@@ -488,9 +489,44 @@ static void the_reaper_deletes_in_the_background(void **state)
 	fskit_release(&k);
 }
 
+/* What is damaged is tried again, later; others do not wait for that. */
+static void what_cannot_be_deleted_does_not_hold_up_others(void **state)
+{
+	struct disk_orphan d = { .from = le64_put(0), .to = le64_put(B + 1) }; /* not a whole block: it never can be */
+	struct timespec begin, now;
+	struct filekit f, g;
+	struct batch *b;
+	struct fskit k;
+
+	(void)state;
+	fskit_init(&k, &(struct fskit_options){ .blocks = 16384, .threads = true });
+	filekit_init(&f, &k, "f", CAP);
+	assert_int_equal(filekit_write(&f, 0, 3 * B), 0);
+	assert_int_equal(batch_open(store_live(fs_store(k.fs)), &b), 0);
+	assert_int_equal(batch_put(b, key_make(FS_ORPHAN_INO, FS_ITEM_ORPHAN, f.node << 1 | FS_ORPHAN_RANGE), &d, sizeof(d)),
+			 0);
+	assert_int_equal(batch_commit(b, NULL), 0);
+	batch_close(b);
+	fskit_remount(&k);
+	assert_int_equal(fs_reap(k.fs), -EUCLEAN);
+	filekit_init(&g, &k, "g", CAP);
+	make_many(&g, MANY);
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	assert_int_equal(fskit_unlink(&k, "g"), 0);
+	do
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	while (getattr(&k, g.node) != -ESTALE && now.tv_sec < begin.tv_sec + 4);
+	assert_int_equal(getattr(&k, g.node), -ESTALE);
+	assert_true(orphans_waiting(k.fs));
+	filekit_release(&f);
+	filekit_release(&g);
+	fskit_release(&k);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest single[] = {
+		cmocka_unit_test(what_cannot_be_deleted_does_not_hold_up_others),
 		cmocka_unit_test(a_file_without_a_name_may_get_one),
 		cmocka_unit_test(a_large_truncation_is_done_when_it_returns),
 		cmocka_unit_test(a_large_truncation_may_stop_anywhere),

@@ -19,7 +19,10 @@
 
 #include "btree/err.h"
 #include "btree/mem.h"
+#include "tools/mounts.h"
 #include "tools/probe.h"
+
+#define LOCK_WAIT_MS 3000u
 
 static const char *name = "arbor";
 static bool verbose;
@@ -230,8 +233,15 @@ const char *tool_uuid_text(const uint8_t uuid[16], char buf[TOOL_UUID_TEXT])
 
 int tool_open(const char *path, const struct bdev_file_options *opt, struct bdev **ret)
 {
-	char *holder = NULL;
-	int err = bdev_file_open(path, opt, ret, &holder);
+	struct bdev_file_options how = *opt;
+	char *holder = NULL, *point = NULL;
+	int err;
+
+	/* umount returns before the daemon has made its last checkpoint: who comes right behind it waits. */
+	if (!how.no_lock && mounts_find_source(path, &point) == -ENOENT)
+		how.lock_wait_ms = LOCK_WAIT_MS;
+	mem_free(point);
+	err = bdev_file_open(path, &how, ret, &holder);
 
 	switch (-err) {
 	case 0:

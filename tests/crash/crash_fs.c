@@ -6,7 +6,8 @@
  *  - exhaustive: every sequence of up to three rows of the table below, on each of several filesystems to begin with, and
  *    then a sync and a checkpoint. Sequences of one and two are always all tried, those of three in an order by seed,
  *    as many as time allows. Of a sequence of one all points are crashed, of longer ones some, by seed; with --all, all of
- *    them, and all sequences.
+ *    them, and all sequences. Each twice: with the log written when somebody asks for it, and behind every batch
+ *    ("stepwise"), so that a crash comes between any two.
  *  - random: some hundred operations by seed, on devices of different shape.
  *
  * What one row can do is crashed only as the last of a sequence: as an earlier one it was in the shorter sequence. And a
@@ -277,14 +278,15 @@ static bool over(const struct args *a)
 	return crash.states >= a->states || now() - started >= a->seconds;
 }
 
-static int run_sequence(size_t base, const size_t *seq, size_t len)
+static int run_sequence(size_t base, const size_t *seq, size_t len, bool stepwise)
 {
 	struct fsworld_step steps[8 * ROW_STEPS + ARRAY_LEN(end_steps)];
 	char name[256];
-	int at = snprintf(name, sizeof(name), "exhaustive:%s:", base_rows[base].name);
+	int at = snprintf(name, sizeof(name), "%s:%s:", stepwise ? "stepwise" : "exhaustive", base_rows[base].name);
 	struct fscrash_plan plan = {
 		.name = name, .base = bases[base].image, .start = &bases[base].world, .opt = fscrash_options, .steps = steps,
 		.opening = len == 0, .full_ok = base_rows[base].fill > 0, .seed = 1 + base,
+		.sync_one_in = stepwise,
 	};
 
 	for (size_t i = 0; i < len; i++) {
@@ -305,10 +307,10 @@ static int run_sequence(size_t base, const size_t *seq, size_t len)
 	return fscrash_plan(&crash, &plan);
 }
 
-/* All sequences of `len`, numbered: the rows first, then the base. */
+/* All sequences of `len`, numbered: whether stepwise, the rows, then the base. */
 static uint64_t sequences(unsigned len)
 {
-	uint64_t n = BASES;
+	uint64_t n = BASES * 2;
 
 	while (len--)
 		n *= ROWS;
@@ -323,7 +325,7 @@ static int run_number(uint64_t number, unsigned len)
 		seq[i] = number % ROWS;
 		number /= ROWS;
 	}
-	return run_sequence(number % BASES, seq, len);
+	return run_sequence(number / 2 % BASES, seq, len, number % 2);
 }
 
 static int run_random(uint64_t seed, size_t shape, bool all)
@@ -335,6 +337,7 @@ static int run_random(uint64_t seed, size_t shape, bool all)
 	struct fscrash_plan plan = {
 		.name = name, .opt = fscrash_options, .profile = s->profile, .n_chance = s->steps, .opening = true,
 		.full_ok = s->full, .seed = seed, .shuffle = seed % 2,
+		.sync_one_in = (unsigned)(seed / 2 % 4),
 	};
 	struct fscrash_options keep = crash.opt;
 	int err;
@@ -375,7 +378,7 @@ static int run_named(const char *plan)
 	size_t seq[8], n = 0, len;
 
 	if (!second) {
-		printf("a plan is exhaustive:BASE:op,op,op or random:SHAPE:SEED\n");
+		printf("a plan is exhaustive:BASE:op,op,op or stepwise:BASE:op,op,op or random:SHAPE:SEED\n");
 		exit(2);
 	}
 	rest++;
@@ -395,7 +398,7 @@ static int run_named(const char *plan)
 	}
 	for (size_t i = 0; i < BASES; i++)
 		if (strlen(base_rows[i].name) == len && memcmp(rest, base_rows[i].name, len) == 0)
-			return run_sequence(i, seq, n);
+			return run_sequence(i, seq, n, strncmp(plan, "stepwise:", 9) == 0);
 	printf("no such state to begin with\n");
 	exit(2);
 }

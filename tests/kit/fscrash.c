@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/op.h"
 #include "tests/kit/kv_run.h"
 #include "tests/kit/rng.h"
 #include "wal/log.h"
@@ -100,6 +101,32 @@ bool fscrash_parse(struct fscrash *c, const char *path)
 		path += *path == '/';
 	}
 	return c->n_replay > 0 && !*path;
+}
+
+/* ---- the log behind each batch ---- */
+
+static struct {
+	unsigned one_in;
+	uint64_t seed, n;
+} commits;
+
+static void commits_begin(const struct fscrash_plan *plan, uint64_t seed)
+{
+	commits.one_in = plan ? plan->sync_one_in : 0;
+	commits.seed = seed;
+	commits.n = 0;
+}
+
+int __real_op_commit(struct op *);
+int __wrap_op_commit(struct op *);
+
+int __wrap_op_commit(struct op *op)
+{
+	int err = __real_op_commit(op);
+
+	if (!err && commits.one_in && rng_mix(commits.seed, commits.n++) % commits.one_in == 0)
+		(void)store_sync(fs_store(op->fs)); /* what fails here fails again where somebody waits for it */
+	return err;
 }
 
 /* ---- one state ---- */
@@ -267,6 +294,7 @@ static int go_on(struct fscrash *c, const struct fscrash_plan *plan, struct simd
 	struct fsworlds run;
 	int err;
 
+	commits_begin(plan, seed);
 	err = fsworlds_begin(&run, disk, &plan->opt, w, plan->full_ok, seed | UINT64_C(1) << 32);
 	if (!err)
 		err = by_chance(c, &run, &after_profile, 12, seed);
@@ -342,6 +370,7 @@ static int look(struct fscrash *c, const struct fscrash_plan *plan, struct simde
 
 	opt.store.seed = seed | 1;
 	kv_log_clear();
+	commits_begin(plan, seed);
 	err = fs_mount(simdev_bdev(disk), &opt, &fs);
 	if (err) {
 		snprintf(why, sizeof(why), "mounting after the crash: error %d", -err);
@@ -409,10 +438,12 @@ static int judge(struct fscrash *c, const struct fscrash_plan *plan, struct simd
 static int carry_out(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct fsworlds *run,
 		     uint64_t *ret_from)
 {
-	int err = fsworlds_begin(run, disk, &plan->opt, plan->start, plan->full_ok, plan->seed);
 	bool idle = false;
+	int err;
 
 	*ret_from = 0;
+	commits_begin(plan, plan->seed);
+	err = fsworlds_begin(run, disk, &plan->opt, plan->start, plan->full_ok, plan->seed);
 	for (size_t i = 0; !err && i < plan->n_steps; i++) {
 		if (i == plan->first && !plan->opening)
 			*ret_from = simdev_ops(disk);
@@ -460,6 +491,7 @@ int fscrash_plan(struct fscrash *c, const struct fscrash_plan *plan)
 	fsworlds_release(&run);
 	simdev_free(disk);
 	watch(NULL, NULL);
+	commits_begin(NULL, 0);
 	return err;
 }
 
@@ -532,16 +564,18 @@ void fscrash_base_make(struct fscrash_base *b, const struct fs_mkfs_options *mkf
 			err = -EPROTO;
 		if (!err)
 			fsworld_copy(&b->world, &run.worlds[i]);
-		fsworld_release(&found);
 		fs_crash(fs);
 		bdev_close(simdev_bdev(disk));
 	}
 	if (err) {
 		printf("# the state to begin with cannot be made: error %d %s %s\n", err, run.broken, why);
+		if (found.m)
+			fsm_diff(run.worlds[run.n - 1].m, found.m, stdout, "#   ", 8);
 		kv_log_print(stdout);
 		fflush(stdout);
 		abort();
 	}
+	fsworld_release(&found);
 	run.disk = disk;
 	fsworlds_release(&run);
 	simdev_free(disk);

@@ -8,6 +8,10 @@
  * crashed again inside what mounting and checking write (recovery, deletion of files without a name, the checkpoint), and
  * again inside that, which must not change what is found; on some the work goes on for a while before the next crash.
  *
+ * Batches that follow each other closely lie in one segment of the log, which no crash takes apart. So in some plans the log is
+ * written behind every batch, in the middle of an operation too, as the commit timer may do it (sync_one_in). This takes the
+ * place of op_commit: programs are linked with --wrap=op_commit.
+ *
  * A state that differs from one tested before only by writes that did not happen is not tested again: the newest write is
  * never dropped.
  *
@@ -43,7 +47,8 @@ struct fscrash_plan {
 	size_t first;	/* crash points: in steps[first] and later; with opening, before them too */
 	size_t idle_of; /* the first so many steps: one that has nothing to do ends the plan, a shorter one is as good */
 	bool opening;
-	bool shuffle; /* transfers complete in any order */
+	unsigned sync_one_in; /* the log is written behind every so many-th batch, by seed; 1: each, 0: when asked to */
+	bool shuffle;	      /* transfers complete in any order */
 	bool full_ok; /* -ENOSPC is no failure, where there may be any */
 	uint64_t seed;
 };

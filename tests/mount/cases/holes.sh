@@ -23,13 +23,20 @@ head -c 8M /dev/urandom >solid
 cp solid solid2
 fallocate -p -o 1M -l 2M solid
 fallocate -z -o 4M -l 1M solid
-python3 - <<'END'
-import os
+# With cache=writeback everything is said to be data: what is dirty in the kernel is not known to the daemon.
+case ,$MOUNT_OPTIONS, in
+*,cache=writeback,*) seek= ;;
+*) seek=yes ;;
+esac
+python3 - "$seek" <<'END'
+import os, sys
 fd = os.open("solid", os.O_RDWR)
 want = bytearray(open("solid2", "rb").read())
 want[1 << 20:3 << 20] = bytes(2 << 20)
 want[4 << 20:5 << 20] = bytes(1 << 20)
 assert os.pread(fd, 9 << 20, 0) == bytes(want), "content"
+if not sys.argv[1]:
+    sys.exit(0)
 assert os.lseek(fd, 0, os.SEEK_HOLE) == 1 << 20, "first hole"
 assert os.lseek(fd, 1 << 20, os.SEEK_DATA) == 3 << 20, "data after it"
 assert os.lseek(fd, 5 << 20, os.SEEK_HOLE) == 8 << 20, "the hole at the end"

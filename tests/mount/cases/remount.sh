@@ -1,8 +1,8 @@
 # Unmounting and mounting again at once, signals, read-only mounts, and two daemons that want one image.
 # only: arbor
+# size: 256M
 # time: 60 600
 
-begin=$SECONDS
 for i in $(seq "$(short_or_long 15 200)"); do
 	cd "$MNT"
 	echo "$i" >>lines
@@ -32,7 +32,6 @@ for i in $(seq "$(short_or_long 15 200)"); do
 	[ -f "$MNT/d$i/copy/lib.sh" ] || fail "a file is missing"
 done
 
-echo "after rounds: $((SECONDS - begin)) s"
 # In use: not unmounted, and nothing lost.
 cd "$MNT"
 exec 5>open
@@ -49,7 +48,6 @@ same "lines said" "$(wc -l <"$SCRATCH/second.log")" 1
 fsck.arbor -n "$IMG" >/dev/null 2>&1 && fail "fsck of a mounted image said all is well"
 echo more >>open
 
-echo "after use: $((SECONDS - begin)) s"
 # Read-only: everything is there, nothing can be changed, and the image does not change by a byte.
 cd /
 umount_fs
@@ -67,7 +65,6 @@ cd /
 umount_fs
 same "the image after a read-only mount" "$(md5sum <"$IMG")" "$sum"
 
-echo "after read-only: $((SECONDS - begin)) s"
 # Read-only after a kill: the log is played back in memory only.
 mount_fs
 echo synced >"$MNT/synced"

@@ -372,6 +372,7 @@ static int open_fs(void)
 			.commit_ms = the.opt.commit_ms,
 			.read_only = the.opt.read_only,
 			.discard = the.opt.discard,
+			.on_wait = loop_waits,
 		},
 		.atime = the.opt.atime,
 		.nodiratime = the.opt.nodiratime,

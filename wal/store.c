@@ -324,6 +324,8 @@ int checkpoint_wait(struct store *s)
 		return -EBUSY; /* it would wait for itself */
 	if (!s->bg_running)
 		return checkpoint_run(s, 0, NULL, NULL);
+	if (s->opt.on_wait)
+		s->opt.on_wait();
 	pthread_mutex_lock(&s->bg_lock);
 	want = s->ckpt_begun + 1;
 	if (s->ckpt_wanted < want) {

@@ -56,6 +56,7 @@ struct store_options {
 	bool manual;		/* tests: no threads; checkpoints happen only where a call needs one or asks for it */
 	bool ignore_log_damage; /* fsck only */
 	unsigned ride_max;	/* see log.h */
+	void (*on_wait)(void);	/* called by who is about to wait for a checkpoint; NULL: nothing. No locks are held. */
 	uint64_t seed;		/* tests: where random values come from; 0: the system */
 	/* Which items exist and what they mean; outlives the store. */
 	const struct record_table *records;

@@ -56,25 +56,35 @@ static void pool_to_map(struct store *s)
 	}
 }
 
-/* Blocks the map can still give without touching what is claimed. */
 /* Writing what was promised takes nodes besides: the items it becomes, and a few for the changes under way. */
 uint64_t supply_for_claims(uint64_t claims)
 {
 	return claims + claims / 32 + (claims < 128 ? claims : 128);
 }
 
-static uint64_t unclaimed(struct store *s)
-{
-	uint64_t claims = supply_for_claims(store_claims(s)), free = space_free_blocks(s->space);
+/* What the map's free blocks are kept from: nothing; what is promised; the nodes to write it, too. */
+enum keep { KEEP_NOTHING, KEEP_CLAIMS, KEEP_CLAIMS_AND_NODES };
 
+static uint64_t room_but(struct store *s, enum keep keep)
+{
+	uint64_t claims = keep == KEEP_NOTHING ? 0 : store_claims(s), free = space_free_blocks(s->space);
+
+	if (keep == KEEP_CLAIMS_AND_NODES)
+		claims = supply_for_claims(claims);
 	return claims > free ? 0 : free - claims;
 }
 
+/* Blocks the map can still give without touching what is claimed. */
+static uint64_t unclaimed(struct store *s)
+{
+	return room_but(s, KEEP_CLAIMS_AND_NODES);
+}
+
 /* Takes up to n nodes from the map into `to`; at least one, or -ENOSPC. supply.lock held. */
-static int from_map(struct store *s, struct node_stack *to, size_t n, bool claimed_too)
+static int from_map(struct store *s, struct node_stack *to, size_t n, enum keep keep)
 {
 	uint32_t nb = node_blocks(s), got, got2 = 0;
-	uint64_t addr, copy = 0, room = claimed_too ? space_free_blocks(s->space) : unclaimed(s);
+	uint64_t addr, copy = 0, room = room_but(s, keep);
 	uint64_t each = s->live.tree.copies ? 2 * nb : nb;
 	int err;
 
@@ -114,7 +124,7 @@ static void refill(struct store *s, struct node_stack *reserve, size_t full)
 			if (push(reserve, s->supply.pool.at[s->supply.pool.n - 1]))
 				return;
 			s->supply.pool.n--;
-		} else if (from_map(s, reserve, full - reserve->n, false)) {
+		} else if (from_map(s, reserve, full - reserve->n, KEEP_CLAIMS)) {
 			return;
 		}
 	}
@@ -206,12 +216,16 @@ int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret
 		/* What stays in the pool is for everybody: not of what was kept for promises. */
 		size_t more = class == SUPPLY_CLAIMED ? 0 : share < POOL_REFILL ? share : POOL_REFILL, want = n - got + more;
 
-		err = from_map(s, &u->pool, want, class == SUPPLY_SYSTEM || class == SUPPLY_CLAIMED);
+		err = from_map(s, &u->pool, want,
+			       class == SUPPLY_SYSTEM || class == SUPPLY_CLAIMED ? KEEP_NOTHING : KEEP_CLAIMS_AND_NODES);
 	}
 	if (err == -ENOSPC && class == SUPPLY_SYSTEM)
 		got += take(&u->system, ret + got, n - got);
 	if (err == -ENOSPC && class > SUPPLY_CLAIMED)
 		got += take(&u->releasing, ret + got, n - got);
+	/* Where writing promises has left too little for the reserve: nobody else can make room again. */
+	while (err == -ENOSPC && class == SUPPLY_RELEASING && got < n && !from_map(s, &u->pool, n - got, KEEP_NOTHING))
+		got += take(&u->pool, ret + got, n - got);
 	if (got == n) {
 		err = 0;
 	} else {

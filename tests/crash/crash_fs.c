@@ -439,7 +439,7 @@ static int report(const struct args *a, int err, const uint64_t *done, uint64_t 
 
 static int run_all(const struct args *a)
 {
-	static const uint64_t per_plan[] = { 0, 0, 8, 6 };
+	static const uint64_t per_plan[] = { 0, 0, 5, 5 };
 	static const uint64_t per_point[] = { 81, 27, 4, 4 };
 	uint64_t total = sequences(3), step = coprime(total, a->seed), done[4] = { 0 }, randoms = 0;
 	int err = 0;
@@ -490,7 +490,7 @@ static void parse(struct args *a, int argc, char **argv)
 	const char *env;
 	int o;
 
-	*a = (struct args){ .seed = 1, .states = 32000, .seconds = 1e9, .shards = 1, .depth = 3, .exhaustive = true, .random = true };
+	*a = (struct args){ .seed = 1, .states = 45000, .seconds = 1e9, .shards = 1, .depth = 3, .exhaustive = true, .random = true };
 	env = getenv("ARBOR_SEED");
 	if (env && *env)
 		a->seed = strtoull(env, NULL, 0);

@@ -37,8 +37,8 @@ struct acl_entry {
 	le32 id;
 };
 
-static_assert(sizeof(struct acl_header) == sizeof(struct posix_acl_xattr_header));
-static_assert(sizeof(struct acl_entry) == sizeof(struct posix_acl_xattr_entry));
+static_assert(sizeof(struct acl_header) == sizeof(struct posix_acl_xattr_header), "the kernel's form");
+static_assert(sizeof(struct acl_entry) == sizeof(struct posix_acl_xattr_entry), "the kernel's form");
 
 static size_t entries(void *val, size_t size, struct acl_entry **ret)
 {

@@ -33,7 +33,7 @@
 #define PENDING_MAX 20000u
 #define THREADS_MAX 8u
 
-static_assert(sizeof(struct check_inode) == 48);
+static_assert(sizeof(struct check_inode) == 48, "one for each inode: memory");
 
 /* ---- problems ---- */
 

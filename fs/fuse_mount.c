@@ -25,8 +25,10 @@
 #define READ_AHEAD_KB 2048
 #define DIRTY_PERCENT 40
 
-/* libfuse's first complaint: it says what the matter is, the later ones follow from it. */
+/* libfuse's first complaint while mounting: it says what the matter is, the later ones follow from it. It goes into the one
+ * line that says so. */
 static char complaint[MOUNT_ERROR_SIZE];
+static bool mounting;
 
 static void take_complaint(enum fuse_log_level level, const char *fmt, va_list ap)
 {
@@ -40,9 +42,9 @@ static void take_complaint(enum fuse_log_level level, const char *fmt, va_list a
 	len = strlen(from);
 	while (len > 0 && from[len - 1] == '\n')
 		len--;
-	if (!complaint[0] && level <= FUSE_LOG_ERR)
+	if (mounting && !complaint[0] && level <= FUSE_LOG_ERR)
 		snprintf(complaint, sizeof(complaint), "%.*s", (int)len, from);
-	err_log(level <= FUSE_LOG_ERR ? LOG_WARNING : LOG_INFO, "fuse: %.*s", (int)len, from);
+	err_log(!mounting && level <= FUSE_LOG_ERR ? LOG_WARNING : LOG_INFO, "fuse: %.*s", (int)len, from);
 }
 
 static bool is_empty(const char *path)
@@ -138,6 +140,7 @@ int mount_session(struct mounted *m, const char *source, bool fuseblk, struct fu
 	if (!m->opt->debug)
 		fuse_set_log_func(take_complaint);
 	complaint[0] = '\0';
+	mounting = true;
 	if (add_options(m->opt, source, fuseblk, &opts) || fuse_opt_add_arg(&args, "mount.arbor") ||
 	    fuse_opt_add_arg(&args, "-o") || fuse_opt_add_arg(&args, opts)) {
 		snprintf(error, MOUNT_ERROR_SIZE, "no memory");
@@ -156,6 +159,7 @@ int mount_session(struct mounted *m, const char *source, bool fuseblk, struct fu
 	se = NULL;
 	err = 0;
 out:
+	mounting = false;
 	if (se)
 		fuse_session_destroy(se);
 	fuse_opt_free_args(&args);

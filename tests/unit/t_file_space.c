@@ -365,7 +365,7 @@ static void make_large(struct fskit *k, uint64_t node, struct filemodel *m)
 		assert_int_equal(fs_write(k->fs, node, buf, sizeof(buf), i * BLOCK_SIZE, 0), 0);
 		filemodel_write(m, buf, sizeof(buf), i * BLOCK_SIZE);
 	}
-	static_assert(LARGE_BLOCKS / 2 > 2 * ORPHAN_STEP_ITEMS);
+	static_assert(LARGE_BLOCKS / 2 > 2 * ORPHAN_STEP_ITEMS, "several steps");
 }
 
 static void a_large_range(void **state)

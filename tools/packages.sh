@@ -10,7 +10,7 @@ packages_build="gcc libc6-dev meson ninja-build pkg-config python3 liburing-dev 
 	libblkid-dev uuid-dev libcmocka-dev fuse3 ca-certificates"
 
 # To test everything: compilers, what is run on a mounted filesystem, and what makes images of other filesystems.
-packages_check="clang git rsync sqlite3 fio attr acl stress-ng dbench e2fsprogs"
+packages_check="clang git make rsync sqlite3 fio attr acl stress-ng dbench e2fsprogs"
 
 # packages_missing <package>...: those that are not installed.
 packages_missing()

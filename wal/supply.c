@@ -124,7 +124,7 @@ static void refill(struct store *s, struct node_stack *reserve, size_t full)
 			if (push(reserve, s->supply.pool.at[s->supply.pool.n - 1]))
 				return;
 			s->supply.pool.n--;
-		} else if (from_map(s, reserve, full - reserve->n, KEEP_CLAIMS)) {
+		} else if (from_map(s, reserve, full - reserve->n, KEEP_CLAIMS_AND_NODES)) {
 			return;
 		}
 	}
@@ -197,6 +197,14 @@ static size_t take(struct node_stack *from, struct node_addr *to, size_t n)
 	return i;
 }
 
+/* What has been taken to write promises may be in the pool by now: it is not for everybody. supply.lock held. */
+static bool leaves_claims(struct store *s, size_t n)
+{
+	uint64_t each = node_blocks(s) * (s->live.tree.copies ? 2u : 1u);
+
+	return space_free_blocks(s->space) + s->supply.pool.n * each >= supply_for_claims(store_claims(s)) + n * each;
+}
+
 int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret, size_t n)
 {
 	struct supply *u = &s->supply;
@@ -205,7 +213,7 @@ int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret
 
 	pthread_mutex_lock(&u->lock);
 	absorb(u);
-	if (class == SUPPLY_NORMAL && !reserves_full(s))
+	if (class == SUPPLY_NORMAL && (!reserves_full(s) || !leaves_claims(s, n)))
 		err = -ENOSPC;
 	while (!err) {
 		got += take(&u->pool, ret + got, n - got);
@@ -223,7 +231,7 @@ int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret
 		got += take(&u->system, ret + got, n - got);
 	if (err == -ENOSPC && class > SUPPLY_CLAIMED)
 		got += take(&u->releasing, ret + got, n - got);
-	/* Where writing promises has left too little for the reserve: nobody else can make room again. */
+	/* The reserve may be short where there are promises: what is kept for those comes first. But nobody else makes room. */
 	while (err == -ENOSPC && class == SUPPLY_RELEASING && got < n && !from_map(s, &u->pool, n - got, KEEP_NOTHING))
 		got += take(&u->pool, ret + got, n - got);
 	if (got == n) {
@@ -303,6 +311,9 @@ int supply_data(struct store *s, uint32_t want, bool claimed, enum supply_class 
 			err = space_alloc(s->space, stream, 1, room < want ? (uint32_t)room : want, ret_addr, ret_blocks);
 		if (err == -ENOSPC && class > SUPPLY_CLAIMED)
 			err = data_from_reserve(s, want, ret_addr, ret_blocks);
+		room = room_but(s, KEEP_CLAIMS);
+		if (err == -ENOSPC && class > SUPPLY_CLAIMED && room)
+			err = space_alloc(s->space, stream, 1, room < want ? (uint32_t)room : want, ret_addr, ret_blocks);
 	}
 	pthread_mutex_unlock(&u->lock);
 	return err;

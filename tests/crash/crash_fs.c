@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "fs/orphan.h"
 #include "tests/kit/fscrash.h"
 #include "tests/kit/kv_run.h"
 #include "tests/kit/rng.h"
@@ -46,8 +47,16 @@ struct row {
 #define NOWHERE .to = { -1, FSM_ROOT, 0 }
 #define HELD(h) .at = { (h), FSM_ROOT, FSOP_SELF }
 
-#define ONE(kind_, ...) { { .op = { .kind = FSOP_##kind_, __VA_ARGS__ } } }
-#define STEP(kind_, ...) { .op = { .kind = FSOP_##kind_, __VA_ARGS__ } }
+#define ONE(kind_, ...)                                                                                                \
+	{                                                                                                              \
+		{                                                                                                      \
+			.op = {.kind = FSOP_##kind_, __VA_ARGS__ }                                                     \
+		}                                                                                                      \
+	}
+#define STEP(kind_, ...)                                                                                               \
+	{                                                                                                              \
+		.op = {.kind = FSOP_##kind_, __VA_ARGS__ }                                                             \
+	}
 
 #define FILE_MODE .mode = S_IFREG | 0644
 #define DIR_MODE .mode = S_IFDIR | 0755
@@ -55,13 +64,17 @@ struct row {
 
 static const struct row table[] = {
 	{ "create", ONE(CREATE, AT(R, 1), NOWHERE, FILE_MODE) },
-	{ "small", { STEP(CREATE, AT(R, 0), NOWHERE, FILE_MODE), STEP(WRITE, AT(R, 0), NOWHERE, .len = 100, .seed = 1) }, 2 },
+	{ "small",
+	  { STEP(CREATE, AT(R, 0), NOWHERE, FILE_MODE), STEP(WRITE, AT(R, 0), NOWHERE, .len = 100, .seed = 1) },
+	  2 },
 	{ "write-small", ONE(WRITE, AT(R, 0), NOWHERE, .off = 30, .len = 300, .seed = 2) },
 	{ "write-block", ONE(WRITE, AT(R, 0), NOWHERE, .len = 4096, .seed = 3) },
 	{ "write-large", ONE(WRITE, AT(R, 0), NOWHERE, .len = 70000, .seed = 4) },
 	{ "write-over", ONE(WRITE, AT(R, 0), NOWHERE, .off = 3000, .len = 10000, .seed = 5) },
-	{ "write-d", { STEP(CREATE, AT(D, 0), NOWHERE, FILE_MODE),
-		       STEP(WRITE, AT(D, 0), NOWHERE, .off = 8192, .len = 66000, .seed = 6) }, 2 },
+	{ "write-d",
+	  { STEP(CREATE, AT(D, 0), NOWHERE, FILE_MODE),
+	    STEP(WRITE, AT(D, 0), NOWHERE, .off = 8192, .len = 66000, .seed = 6) },
+	  2 },
 	{ "over-d", ONE(WRITE, AT(D, 0), NOWHERE, .off = 20000, .len = 30000, .seed = 7) },
 	{ "append", ONE(APPEND, AT(R, 0), NOWHERE, .len = 5000, .seed = 8) },
 	{ "truncate-0", ONE(TRUNCATE, AT(R, 0), NOWHERE) },
@@ -74,7 +87,9 @@ static const struct row table[] = {
 	{ "rename-back", ONE(RENAME, AT(D, 0), TO(R, 0)) },
 	{ "exchange", ONE(RENAME, AT(R, 0), TO(D, 0), .mode = RENAME_EXCHANGE) },
 	{ "exchange-dir", ONE(RENAME, AT(R, 0), TO(D, 4), .mode = RENAME_EXCHANGE) },
-	{ "whiteout", { STEP(LINK, AT(R, 0), TO(R, 6)), STEP(RENAME, AT(R, 6), TO(D, 3), .mode = RENAME_WHITEOUT) }, 2 },
+	{ "whiteout",
+	  { STEP(LINK, AT(R, 0), TO(R, 6)), STEP(RENAME, AT(R, 6), TO(D, 3), .mode = RENAME_WHITEOUT) },
+	  2 },
 	{ "link", ONE(LINK, AT(R, 0), TO(D, 1)) },
 	{ "unlink", ONE(UNLINK, AT(R, 0), NOWHERE) },
 	{ "unlink-d", ONE(UNLINK, AT(D, 0), NOWHERE) },
@@ -90,9 +105,12 @@ static const struct row table[] = {
 	{ "removexattr", ONE(REMOVEXATTR, AT(R, 0), NOWHERE, .attr = TRUSTED) },
 	{ "chmod", ONE(CHMOD, AT(R, 0), NOWHERE, .mode = 04711) },
 	{ "allocate", ONE(FALLOCATE, AT(R, 0), NOWHERE, .len = 50000) },
-	{ "allocate-keep", ONE(FALLOCATE, AT(R, 0), NOWHERE, .mode = FALLOC_FL_KEEP_SIZE, .off = 100000, .len = 40000) },
+	{ "allocate-keep",
+	  ONE(FALLOCATE, AT(R, 0), NOWHERE, .mode = FALLOC_FL_KEEP_SIZE, .off = 100000, .len = 40000) },
 	{ "punch", ONE(FALLOCATE, AT(R, 0), NOWHERE, .mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, .off = 2000,
 		       .len = 9000) },
+	{ "punch-all", ONE(FALLOCATE, AT(R, 0), NOWHERE, .mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			   .off = 4096, .len = 1 << 24) },
 	{ "zero", ONE(FALLOCATE, AT(D, 0), NOWHERE, .mode = FALLOC_FL_ZERO_RANGE, .off = 10000, .len = 100000) },
 	{ "clone", { STEP(CREATE, AT(R, 2), NOWHERE, FILE_MODE), STEP(COPY, AT(R, 0), TO(R, 2), .len = 65536) }, 2 },
 	{ "clone-over", ONE(COPY, AT(R, 0), TO(D, 0), .len = 1 << 20) },
@@ -101,17 +119,28 @@ static const struct row table[] = {
 	{ "sync", ONE(SYNC, AT(R, 0), NOWHERE) },
 	{ "tick", ONE(TICK, AT(R, 0), NOWHERE) },
 	{ "checkpoint", ONE(CHECKPOINT, AT(R, 0), NOWHERE) },
-	{ "tmpfile", { STEP(TMPFILE, .at = { 0, R, FSOP_SELF }, NOWHERE, FILE_MODE), STEP(WRITE, HELD(0), NOWHERE, .len = 9000, .seed = 11),
-		       STEP(LINK, HELD(0), TO(D, 2)), STEP(CLOSE, HELD(0), NOWHERE) }, 4 },
-	{ "tmpfile-left", { STEP(TMPFILE, .at = { 1, D, FSOP_SELF }, NOWHERE, FILE_MODE),
-			    STEP(WRITE, HELD(1), NOWHERE, .len = 70000, .seed = 12) }, 2 },
-	{ "save", { STEP(CREATE, AT(R, 6), NOWHERE, FILE_MODE), STEP(WRITE, AT(R, 6), NOWHERE, .len = 20000, .seed = 13),
-		    STEP(RENAME, AT(R, 6), TO(R, 0)) }, 3 },
-	{ "save-synced", { STEP(CREATE, AT(D, 6), NOWHERE, FILE_MODE), STEP(WRITE, AT(D, 6), NOWHERE, .len = 20000, .seed = 14),
-			   STEP(SYNC, AT(R, 0), NOWHERE), STEP(RENAME, AT(D, 6), TO(D, 0)) }, 4 },
-	{ "unlink-open", { STEP(OPEN, AT(R, 0), .to = { 2, R, 0 }), STEP(UNLINK, AT(R, 0), NOWHERE),
-			   STEP(WRITE, HELD(2), NOWHERE, .off = 5000, .len = 9000, .seed = 15), STEP(TICK, AT(R, 0), NOWHERE),
-			   STEP(CLOSE, HELD(2), NOWHERE) }, 5 },
+	{ "tmpfile",
+	  { STEP(TMPFILE, .at = { 0, R, FSOP_SELF }, NOWHERE, FILE_MODE),
+	    STEP(WRITE, HELD(0), NOWHERE, .len = 9000, .seed = 11), STEP(LINK, HELD(0), TO(D, 2)),
+	    STEP(CLOSE, HELD(0), NOWHERE) },
+	  4 },
+	{ "tmpfile-left",
+	  { STEP(TMPFILE, .at = { 1, D, FSOP_SELF }, NOWHERE, FILE_MODE),
+	    STEP(WRITE, HELD(1), NOWHERE, .len = 70000, .seed = 12) },
+	  2 },
+	{ "save",
+	  { STEP(CREATE, AT(R, 6), NOWHERE, FILE_MODE), STEP(WRITE, AT(R, 6), NOWHERE, .len = 20000, .seed = 13),
+	    STEP(RENAME, AT(R, 6), TO(R, 0)) },
+	  3 },
+	{ "save-synced",
+	  { STEP(CREATE, AT(D, 6), NOWHERE, FILE_MODE), STEP(WRITE, AT(D, 6), NOWHERE, .len = 20000, .seed = 14),
+	    STEP(SYNC, AT(R, 0), NOWHERE), STEP(RENAME, AT(D, 6), TO(D, 0)) },
+	  4 },
+	{ "unlink-open",
+	  { STEP(OPEN, AT(R, 0), .to = { 2, R, 0 }), STEP(UNLINK, AT(R, 0), NOWHERE),
+	    STEP(WRITE, HELD(2), NOWHERE, .off = 5000, .len = 9000, .seed = 15), STEP(TICK, AT(R, 0), NOWHERE),
+	    STEP(CLOSE, HELD(2), NOWHERE) },
+	  5 },
 	{ "unlink-held", { STEP(OPEN, AT(D, 0), .to = { 3, R, 0 }), STEP(UNLINK, AT(D, 0), NOWHERE) }, 2 },
 	{ "close-held", ONE(CLOSE, HELD(3), NOWHERE) },
 	{ "remount", { { .action = FSWORLD_REMOUNT } } },
@@ -178,6 +207,26 @@ static const struct fsworld_step full_steps[] = {
 	STEP(WRITE, AT(D, 0), NOWHERE, .off = 10000, .len = 5000, .seed = 122),
 };
 
+/* A file of so many pieces that removing them takes several batches; few plans, because reading it takes long. */
+#define PIECES (ORPHAN_STEP_ITEMS + 60)
+static struct fsworld_step pieces_steps[PIECES + 3];
+
+static void make_pieces(void)
+{
+	const struct fsworld_step first[] = {
+		STEP(MKDIR, AT(R, 3), NOWHERE, DIR_MODE),
+		STEP(CREATE, AT(R, 0), NOWHERE, FILE_MODE),
+		STEP(WRITE, AT(R, 0), NOWHERE, .len = 4096, .seed = 131),
+	};
+
+	memcpy(pieces_steps, first, sizeof(first));
+	for (size_t i = 0; i < PIECES; i++) {
+		pieces_steps[3 + i] = first[2];
+		pieces_steps[3 + i].op.off = (i + 1) * 8192;
+		pieces_steps[3 + i].op.seed = 132 + i;
+	}
+}
+
 static const struct base_row {
 	const char *name;
 	const struct fsworld_step *steps;
@@ -190,19 +239,40 @@ static const struct base_row {
 	{ "files", files_steps, ARRAY_LEN(files_steps), 1400, 0, false },
 	{ "log", log_steps, ARRAY_LEN(log_steps), 1400, 0, true },
 	{ "full", full_steps, ARRAY_LEN(full_steps), 800, 12, false },
+	{ "pieces", pieces_steps, ARRAY_LEN(pieces_steps), 2000, 0, false },
 };
-#define BASES ARRAY_LEN(base_rows)
+#define BASES_ALL ARRAY_LEN(base_rows)
+#define BASE_PIECES (BASES_ALL - 1)
+#define BASES BASE_PIECES /* for every sequence */
+
+/* What is tried on the file of many pieces. Holes there have whole blocks: the ends of others are batches of their own, as
+ * fs/file_space.c says. */
+static const char *const pieces_plans[] = {
+	"truncate-0",
+	"truncate-down",
+	"unlink",
+	"punch-all",
+	"save",
+	"unlink-open",
+	"truncate-0,truncate-up",
+	"punch-all,write-over",
+	"truncate-down,write-large",
+	"punch-all,unlink",
+	"link,rename-over",
+};
 
 /* ---- random plans: shapes of devices ---- */
 
 /* Small files, few names, changed again and again. */
 static const struct fsop_profile small_profile = {
 	.name = "small",
-	.weight = { [FSOP_CREATE] = 8, [FSOP_MKDIR] = 4, [FSOP_MKNOD] = 1, [FSOP_SYMLINK] = 2, [FSOP_LINK] = 4, [FSOP_UNLINK] = 7,
-		    [FSOP_RMDIR] = 2, [FSOP_RENAME] = 9, [FSOP_OPEN] = 4, [FSOP_CLOSE] = 3, [FSOP_TMPFILE] = 2, [FSOP_WRITE] = 18,
-		    [FSOP_APPEND] = 6, [FSOP_TRUNCATE] = 8, [FSOP_FALLOCATE] = 8, [FSOP_COPY] = 8, [FSOP_CHMOD] = 2, [FSOP_CHOWN] = 1,
-		    [FSOP_UTIMES] = 1, [FSOP_SETFLAGS] = 1, [FSOP_SETXATTR] = 4, [FSOP_REMOVEXATTR] = 3, [FSOP_SYNC] = 6,
-		    [FSOP_TICK] = 3, [FSOP_CHECKPOINT] = 2, [FSOP_FORGET_ALL] = 1 },
+	.weight = { [FSOP_CREATE] = 8,	   [FSOP_MKDIR] = 4,	   [FSOP_MKNOD] = 1,	 [FSOP_SYMLINK] = 2,
+		    [FSOP_LINK] = 4,	   [FSOP_UNLINK] = 7,	   [FSOP_RMDIR] = 2,	 [FSOP_RENAME] = 9,
+		    [FSOP_OPEN] = 4,	   [FSOP_CLOSE] = 3,	   [FSOP_TMPFILE] = 2,	 [FSOP_WRITE] = 18,
+		    [FSOP_APPEND] = 6,	   [FSOP_TRUNCATE] = 8,	   [FSOP_FALLOCATE] = 8, [FSOP_COPY] = 8,
+		    [FSOP_CHMOD] = 2,	   [FSOP_CHOWN] = 1,	   [FSOP_UTIMES] = 1,	 [FSOP_SETFLAGS] = 1,
+		    [FSOP_SETXATTR] = 4,   [FSOP_REMOVEXATTR] = 3, [FSOP_SYNC] = 6,	 [FSOP_TICK] = 3,
+		    [FSOP_CHECKPOINT] = 2, [FSOP_FORGET_ALL] = 1 },
 	.names = 6,
 	.file_max = 150000,
 	.write_max = 40000,
@@ -214,10 +284,25 @@ static const struct fsop_profile small_profile = {
 /* Larger ones, for devices that become full. */
 static const struct fsop_profile large_profile = {
 	.name = "large",
-	.weight = { [FSOP_CREATE] = 8, [FSOP_MKDIR] = 2, [FSOP_LINK] = 1, [FSOP_UNLINK] = 5, [FSOP_RENAME] = 4, [FSOP_OPEN] = 2,
-		    [FSOP_CLOSE] = 2, [FSOP_TMPFILE] = 1, [FSOP_WRITE] = 20, [FSOP_APPEND] = 10, [FSOP_TRUNCATE] = 5,
-		    [FSOP_FALLOCATE] = 12, [FSOP_COPY] = 6, [FSOP_SETXATTR] = 4, [FSOP_REMOVEXATTR] = 1, [FSOP_SYNC] = 4,
-		    [FSOP_TICK] = 3, [FSOP_CHECKPOINT] = 2, [FSOP_FORGET_ALL] = 1 },
+	.weight = { [FSOP_CREATE] = 8,
+		    [FSOP_MKDIR] = 2,
+		    [FSOP_LINK] = 1,
+		    [FSOP_UNLINK] = 5,
+		    [FSOP_RENAME] = 4,
+		    [FSOP_OPEN] = 2,
+		    [FSOP_CLOSE] = 2,
+		    [FSOP_TMPFILE] = 1,
+		    [FSOP_WRITE] = 20,
+		    [FSOP_APPEND] = 10,
+		    [FSOP_TRUNCATE] = 5,
+		    [FSOP_FALLOCATE] = 12,
+		    [FSOP_COPY] = 6,
+		    [FSOP_SETXATTR] = 4,
+		    [FSOP_REMOVEXATTR] = 1,
+		    [FSOP_SYNC] = 4,
+		    [FSOP_TICK] = 3,
+		    [FSOP_CHECKPOINT] = 2,
+		    [FSOP_FORGET_ALL] = 1 },
 	.names = 5,
 	.file_max = 900000,
 	.write_max = 200000,
@@ -254,7 +339,7 @@ struct args {
 	const char *plan, *replay;
 };
 
-static struct fscrash_base bases[BASES];
+static struct fscrash_base bases[BASES_ALL];
 static struct fscrash crash;
 static double started;
 
@@ -268,9 +353,10 @@ static double now(void)
 
 static void make_bases(void)
 {
-	for (size_t i = 0; i < BASES; i++)
-		fscrash_base_make(&bases[i], &fscrash_mkfs, base_rows[i].blocks, &fscrash_options, base_rows[i].steps, base_rows[i].n,
-				  base_rows[i].fill, base_rows[i].kill, 1000 + i);
+	make_pieces();
+	for (size_t i = 0; i < BASES_ALL; i++)
+		fscrash_base_make(&bases[i], &fscrash_mkfs, base_rows[i].blocks, &fscrash_options, base_rows[i].steps,
+				  base_rows[i].n, base_rows[i].fill, base_rows[i].kill, 1000 + i);
 }
 
 static bool over(const struct args *a)
@@ -284,8 +370,14 @@ static int run_sequence(size_t base, const size_t *seq, size_t len, bool stepwis
 	char name[256];
 	int at = snprintf(name, sizeof(name), "%s:%s:", stepwise ? "stepwise" : "exhaustive", base_rows[base].name);
 	struct fscrash_plan plan = {
-		.name = name, .base = bases[base].image, .start = &bases[base].world, .opt = fscrash_options, .steps = steps,
-		.opening = len == 0, .full_ok = base_rows[base].fill > 0, .seed = 1 + base,
+		.name = name,
+		.base = bases[base].image,
+		.start = &bases[base].world,
+		.opt = fscrash_options,
+		.steps = steps,
+		.opening = len == 0,
+		.full_ok = base_rows[base].fill > 0,
+		.seed = 1 + base,
 		.sync_one_in = stepwise,
 	};
 
@@ -335,8 +427,14 @@ static int run_random(uint64_t seed, size_t shape, bool all)
 	struct fscrash_base base;
 	char name[80];
 	struct fscrash_plan plan = {
-		.name = name, .opt = fscrash_options, .profile = s->profile, .n_chance = s->steps, .opening = true,
-		.full_ok = s->full, .seed = seed, .shuffle = seed % 2,
+		.name = name,
+		.opt = fscrash_options,
+		.profile = s->profile,
+		.n_chance = s->steps,
+		.opening = true,
+		.full_ok = s->full,
+		.seed = seed,
+		.shuffle = seed % 2,
 		.sync_one_in = (unsigned)(seed / 2 % 4),
 	};
 	struct fscrash_options keep = crash.opt;
@@ -396,7 +494,7 @@ static int run_named(const char *plan)
 		seq[n++] = find_row(p, l);
 		p += l + (p[l] == ',');
 	}
-	for (size_t i = 0; i < BASES; i++)
+	for (size_t i = 0; i < BASES_ALL; i++)
 		if (strlen(base_rows[i].name) == len && memcmp(rest, base_rows[i].name, len) == 0)
 			return run_sequence(i, seq, n, strncmp(plan, "stepwise:", 9) == 0);
 	printf("no such state to begin with\n");
@@ -425,9 +523,11 @@ static uint64_t coprime(uint64_t n, uint64_t seed)
 
 static int report(const struct args *a, int err, const uint64_t *done, uint64_t randoms)
 {
-	printf("# states %" PRIu64 ", plans %" PRIu64 " (and %" PRIu64 " idle), points %" PRIu64 ", older than the newest world %" PRIu64
-	       ", crashed inside recovery %" PRIu64 ", went on after %" PRIu64 ", plans with refusals for want of room %" PRIu64 "\n",
-	       crash.states, crash.plans, crash.idle, crash.points, crash.older, crash.recoveries, crash.went_on, crash.refused);
+	printf("# states %" PRIu64 ", plans %" PRIu64 " (and %" PRIu64 " idle), points %" PRIu64
+	       ", older than the newest world %" PRIu64 ", crashed inside recovery %" PRIu64 ", went on after %" PRIu64
+	       ", plans with refusals for want of room %" PRIu64 "\n",
+	       crash.states, crash.plans, crash.idle, crash.points, crash.older, crash.recoveries, crash.went_on,
+	       crash.refused);
 	for (unsigned len = 0; a->exhaustive && len <= a->depth; len++)
 		printf("# sequences of %u: %" PRIu64 " of %" PRIu64 "\n", len, done[len], sequences(len) / a->shards);
 	printf("# random runs: %" PRIu64 "\n", randoms);
@@ -435,6 +535,25 @@ static int report(const struct args *a, int err, const uint64_t *done, uint64_t 
 	printf("%s - every power cut leaves the files of some moment since the last sync\n", err ? "not ok 1" : "ok 1");
 	fflush(stdout);
 	return err ? 1 : 0;
+}
+
+/* Removal in steps. */
+static int run_pieces(const struct args *a)
+{
+	const struct fscrash_options keep = crash.opt;
+	int err = 0;
+
+	crash.opt.per_plan = a->all ? 0 : 12;
+	crash.opt.per_point = a->all ? 27 : 2;
+	crash.opt.recovery_one_in = 24;
+	for (size_t i = a->shard; err >= 0 && i < ARRAY_LEN(pieces_plans) * 2; i += a->shards) {
+		char name[100];
+
+		snprintf(name, sizeof(name), "%s:pieces:%s", i % 2 ? "stepwise" : "exhaustive", pieces_plans[i / 2]);
+		err = run_named(name);
+	}
+	crash.opt = keep;
+	return err;
 }
 
 static int run_all(const struct args *a)
@@ -445,6 +564,8 @@ static int run_all(const struct args *a)
 	int err = 0;
 
 	printf("1..1\n");
+	if (a->exhaustive && a->depth)
+		err = run_pieces(a);
 	for (unsigned len = 0; a->exhaustive && len <= a->depth && len <= 2; len++) {
 		crash.opt.per_plan = a->all ? 0 : per_plan[len];
 		crash.opt.per_point = a->all ? 27 : per_point[len];
@@ -480,17 +601,24 @@ static void usage(void)
 static void parse(struct args *a, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "seed", required_argument, NULL, 's' },    { "states", required_argument, NULL, 'n' },
-		{ "seconds", required_argument, NULL, 't' }, { "shard", required_argument, NULL, 'S' },
-		{ "depth", required_argument, NULL, 'd' },   { "exhaustive", no_argument, NULL, 'e' },
-		{ "random", no_argument, NULL, 'r' },	     { "all", no_argument, NULL, 'a' },
-		{ "plan", required_argument, NULL, 'p' },    { "replay", required_argument, NULL, 'R' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "states", required_argument, NULL, 'n' },
+		{ "seconds", required_argument, NULL, 't' },
+		{ "shard", required_argument, NULL, 'S' },
+		{ "depth", required_argument, NULL, 'd' },
+		{ "exhaustive", no_argument, NULL, 'e' },
+		{ "random", no_argument, NULL, 'r' },
+		{ "all", no_argument, NULL, 'a' },
+		{ "plan", required_argument, NULL, 'p' },
+		{ "replay", required_argument, NULL, 'R' },
 		{ NULL, 0, NULL, 0 },
 	};
 	const char *env;
 	int o;
 
-	*a = (struct args){ .seed = 1, .states = 45000, .seconds = 1e9, .shards = 1, .depth = 3, .exhaustive = true, .random = true };
+	*a = (struct args){
+		.seed = 1, .states = 38000, .seconds = 1e9, .shards = 1, .depth = 3, .exhaustive = true, .random = true
+	};
 	env = getenv("ARBOR_SEED");
 	if (env && *env)
 		a->seed = strtoull(env, NULL, 0);
@@ -550,7 +678,9 @@ int main(int argc, char **argv)
 	int err;
 
 	parse(&a, argc, argv);
-	crash.opt = (struct fscrash_options){ .per_point = 27, .per_point_again = 2, .recovery_one_in = 80, .go_on_one_in = 60 };
+	crash.opt = (struct fscrash_options){
+		.per_point = 27, .per_point_again = 2, .recovery_one_in = 80, .go_on_one_in = 60
+	};
 	started = now();
 	if (a.replay && (!a.plan || !fscrash_parse(&crash, a.replay)))
 		usage();
@@ -564,7 +694,7 @@ int main(int argc, char **argv)
 	} else {
 		err = run_all(&a);
 	}
-	for (size_t i = 0; i < BASES; i++)
+	for (size_t i = 0; i < BASES_ALL; i++)
 		fscrash_base_release(&bases[i]);
 	return err;
 }

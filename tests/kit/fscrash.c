@@ -24,10 +24,25 @@ const struct fs_mkfs_options fscrash_mkfs = {
 /* What goes on after a crash: a little of everything, all of it small. */
 static const struct fsop_profile after_profile = {
 	.name = "after",
-	.weight = { [FSOP_CREATE] = 4, [FSOP_MKDIR] = 2, [FSOP_SYMLINK] = 1, [FSOP_LINK] = 2, [FSOP_UNLINK] = 3,
-		    [FSOP_RMDIR] = 1, [FSOP_RENAME] = 4, [FSOP_OPEN] = 1, [FSOP_CLOSE] = 1, [FSOP_WRITE] = 6, [FSOP_APPEND] = 2,
-		    [FSOP_TRUNCATE] = 2, [FSOP_FALLOCATE] = 2, [FSOP_COPY] = 2, [FSOP_SETXATTR] = 1, [FSOP_READ] = 2,
-		    [FSOP_SYNC] = 2, [FSOP_TICK] = 1, [FSOP_CHECKPOINT] = 2 },
+	.weight = { [FSOP_CREATE] = 4,
+		    [FSOP_MKDIR] = 2,
+		    [FSOP_SYMLINK] = 1,
+		    [FSOP_LINK] = 2,
+		    [FSOP_UNLINK] = 3,
+		    [FSOP_RMDIR] = 1,
+		    [FSOP_RENAME] = 4,
+		    [FSOP_OPEN] = 1,
+		    [FSOP_CLOSE] = 1,
+		    [FSOP_WRITE] = 6,
+		    [FSOP_APPEND] = 2,
+		    [FSOP_TRUNCATE] = 2,
+		    [FSOP_FALLOCATE] = 2,
+		    [FSOP_COPY] = 2,
+		    [FSOP_SETXATTR] = 1,
+		    [FSOP_READ] = 2,
+		    [FSOP_SYNC] = 2,
+		    [FSOP_TICK] = 1,
+		    [FSOP_CHECKPOINT] = 2 },
 	.names = 5,
 	.file_max = 100000,
 	.write_max = 70000,
@@ -74,7 +89,8 @@ static const struct fscrash_plan *current_plan;
 static void fell_over(int sig)
 {
 	if (current)
-		print_failure(current, current_plan, sig == SIGABRT ? "the filesystem gave up" : "the filesystem fell over");
+		print_failure(current, current_plan,
+			      sig == SIGABRT ? "the filesystem gave up" : "the filesystem fell over");
 	signal(sig, SIG_DFL);
 	raise(sig);
 }
@@ -94,7 +110,8 @@ bool fscrash_parse(struct fscrash *c, const char *path)
 		struct fscrash_level *l = &c->replay[c->n_replay];
 		int used = 0;
 
-		if (sscanf(path, "%c%" SCNu64 ":%1024[DKT-]:%" SCNu64 "%n", &l->kind, &l->n, l->choice, &l->seed, &used) != 4)
+		if (sscanf(path, "%c%" SCNu64 ":%1024[DKT-]:%" SCNu64 "%n", &l->kind, &l->n, l->choice, &l->seed,
+			   &used) != 4)
 			return false;
 		c->n_replay++;
 		path += used;
@@ -190,8 +207,8 @@ static uint64_t choices(unsigned unflushed, uint64_t limit)
 	return total;
 }
 
-static int point(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed, char kind,
-		 uint64_t n, uint64_t limit, uint64_t seed)
+static int point(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed,
+		 char kind, uint64_t n, uint64_t limit, uint64_t seed)
 {
 	unsigned unflushed = simdev_unflushed(disk, n);
 	enum simdev_choice choice[FSCRASH_CHOICES];
@@ -218,7 +235,8 @@ static int point(struct fscrash *c, const struct fscrash_plan *plan, struct simd
 		for (unsigned at = 0; at < unflushed; at++)
 			kept = kept && choice[at] == SIMDEV_KEEP;
 		/* The flush that follows makes the same of it, and then more is promised. */
-		if (kept && simdev_record_at(disk, n, &rec) && rec.op == SIMDEV_FLUSH && simdev_unflushed(disk, n + 1) == 0)
+		if (kept && simdev_record_at(disk, n, &rec) && rec.op == SIMDEV_FLUSH &&
+		    simdev_unflushed(disk, n + 1) == 0)
 			continue;
 		level.seed = rng_next(&rng) >> 32;
 		err = try_state(c, plan, disk, allowed, level, choice);
@@ -227,8 +245,8 @@ static int point(struct fscrash *c, const struct fscrash_plan *plan, struct simd
 }
 
 /* All points in a stretch of disk operations: behind each of from .. to - 1. Or the one that is to be tried alone. */
-static int stretch(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed, char kind,
-		   uint64_t from, uint64_t to, uint64_t limit, uint64_t about, uint64_t seed)
+static int stretch(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed,
+		   char kind, uint64_t from, uint64_t to, uint64_t limit, uint64_t about, uint64_t seed)
 {
 	uint64_t total = 0, done = c->states;
 	int err = 0;
@@ -287,7 +305,8 @@ static int by_chance(struct fscrash *c, struct fsworlds *r, const struct fsop_pr
 }
 
 /* Work on a recovered filesystem: everything as if nothing had been, and a crash at the end. */
-static int go_on(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, const struct fsworld *w, uint64_t seed)
+static int go_on(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, const struct fsworld *w,
+		 uint64_t seed)
 {
 	const struct fsworld_step sync = { .op = { .kind = FSOP_SYNC, .to.handle = -1 } };
 	uint64_t from = simdev_ops(disk), n;
@@ -328,7 +347,8 @@ static int go_on(struct fscrash *c, const struct fscrash_plan *plan, struct simd
 static void print_worlds(const struct fsworld *w, struct allowed a, size_t lo, size_t hi)
 {
 	if (a.exactly) {
-		printf("# found, compared with what was found before (%u snapshots, were %u):\n", w->n_snaps, a.exactly->n_snaps);
+		printf("# found, compared with what was found before (%u snapshots, were %u):\n", w->n_snaps,
+		       a.exactly->n_snaps);
 		fsm_diff(a.exactly->m, w->m, stdout, "#   ", 8);
 		return;
 	}
@@ -336,7 +356,8 @@ static void print_worlds(const struct fsworld *w, struct allowed a, size_t lo, s
 	for (size_t i = 0; i < a.run->n; i++)
 		if (w->digest == a.run->worlds[i].digest)
 			printf("# it is world %zu\n", i);
-	printf("# found, compared with the newest allowed (%u snapshots, should be %u):\n", w->n_snaps, a.run->worlds[hi].n_snaps);
+	printf("# found, compared with the newest allowed (%u snapshots, should be %u):\n", w->n_snaps,
+	       a.run->worlds[hi].n_snaps);
 	fsm_diff(a.run->worlds[hi].m, w->m, stdout, "#   ", 8);
 	if (lo != hi) {
 		printf("# and with the oldest allowed (%u snapshots):\n", a.run->worlds[lo].n_snaps);
@@ -358,8 +379,8 @@ static bool is_allowed(struct fscrash *c, const struct fsworld *w, struct allowe
 }
 
 /* Mounts it and looks at everything. *ret is filled in on success only. */
-static int look(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed, uint64_t seed,
-		struct fsworld *ret)
+static int look(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed,
+		uint64_t seed, struct fsworld *ret)
 {
 	struct fs_options opt = plan->opt;
 	struct fsworld w = { 0 };
@@ -380,8 +401,9 @@ static int look(struct fscrash *c, const struct fscrash_plan *plan, struct simde
 	err = fsworld_read(fs, &w, why, sizeof(why));
 	if (!err && !is_allowed(c, &w, allowed, c->at[c->depth - 1].n, &lo, &hi)) {
 		print_worlds(&w, allowed, lo, hi);
-		snprintf(why, sizeof(why), "%s", allowed.exactly ? "a crash inside recovery changed what is found" :
-								   "what is found is no allowed prefix");
+		snprintf(why, sizeof(why), "%s",
+			 allowed.exactly ? "a crash inside recovery changed what is found"
+					 : "what is found is no allowed prefix");
 		err = -EPROTO;
 	}
 	if (!err) {
@@ -421,8 +443,8 @@ static int judge(struct fscrash *c, const struct fscrash_plan *plan, struct simd
 		uint64_t about = c->depth == 1 ? 0 : 4;
 
 		c->recoveries++;
-		err = stretch(c, plan, disk, (struct allowed){ .exactly = &w }, 'r', 0, simdev_ops(disk), c->opt.per_point_again,
-			      about, seed);
+		err = stretch(c, plan, disk, (struct allowed){ .exactly = &w }, 'r', 0, simdev_ops(disk),
+			      c->opt.per_point_again, about, seed);
 	}
 	if (!err && c->depth < FSCRASH_DEPTH && plain && sampled(c, c->opt.go_on_one_in, seed + 1)) {
 		c->went_on++;
@@ -485,8 +507,8 @@ int fscrash_plan(struct fscrash *c, const struct fscrash_plan *plan)
 
 		fsworlds_kill(&run);
 		c->plans++;
-		err = stretch(c, plan, disk, (struct allowed){ .run = &run }, 'c', from, to, c->opt.per_point, c->opt.per_plan,
-			      plan->seed);
+		err = stretch(c, plan, disk, (struct allowed){ .run = &run }, 'c', from, to, c->opt.per_point,
+			      c->opt.per_plan, plan->seed);
 	}
 	fsworlds_release(&run);
 	simdev_free(disk);
@@ -502,7 +524,9 @@ int fscrash_plan(struct fscrash *c, const struct fscrash_plan *plan)
 /* Large pieces while they go in, then smaller ones; at the end some are cut off again. */
 static int fill_up(struct fsworlds *r, unsigned leave)
 {
-	struct fsworld_step s = { .op = { .kind = FSOP_CREATE, .mode = S_IFREG | 0600, .at = { -1, FSM_ROOT, FILL_NAME },
+	struct fsworld_step s = { .op = { .kind = FSOP_CREATE,
+					  .mode = S_IFREG | 0600,
+					  .at = { -1, FSM_ROOT, FILL_NAME },
 					  .to.handle = -1 } };
 	uint64_t size = 0;
 	int err = fsworlds_step(r, &s);
@@ -524,8 +548,8 @@ static int fill_up(struct fsworlds *r, unsigned leave)
 }
 
 void fscrash_base_make(struct fscrash_base *b, const struct fs_mkfs_options *mkfs, uint64_t blocks,
-		       const struct fs_options *opt, const struct fsworld_step *steps, size_t n, unsigned fill, bool kill,
-		       uint64_t seed)
+		       const struct fs_options *opt, const struct fsworld_step *steps, size_t n, unsigned fill,
+		       bool kill, uint64_t seed)
 {
 	struct simdev *disk = simdev_new(&(struct simdev_options){ .blocks = blocks, .seed = seed, .no_trace = true });
 	struct fs_options again = *opt;

@@ -49,7 +49,7 @@ struct fscrash_plan {
 	bool opening;
 	unsigned sync_one_in; /* the log is written behind every so many-th batch, by seed; 1: each, 0: when asked to */
 	bool shuffle;	      /* transfers complete in any order */
-	bool full_ok; /* -ENOSPC is no failure, where there may be any */
+	bool full_ok;	      /* -ENOSPC is no failure, where there may be any */
 	uint64_t seed;
 };
 
@@ -64,8 +64,9 @@ struct fscrash {
 	struct fscrash_level replay[FSCRASH_DEPTH]; /* only this state */
 	unsigned n_replay;
 
-	uint64_t plans, idle, points, states, recoveries, went_on, refused, older; /* counted; older: not the newest world */
-	struct fscrash_level at[FSCRASH_DEPTH];					   /* where we are */
+	uint64_t plans, idle, points, states, recoveries, went_on, refused,
+		older;				/* counted; older: not the newest world */
+	struct fscrash_level at[FSCRASH_DEPTH]; /* where we are */
 	unsigned depth;
 };
 
@@ -82,8 +83,9 @@ struct fscrash_base {
 	struct simdev_image *image;
 	struct fsworld world;
 };
-void fscrash_base_make(struct fscrash_base *, const struct fs_mkfs_options *, uint64_t blocks, const struct fs_options *,
-		       const struct fsworld_step *steps, size_t n, unsigned fill, bool kill, uint64_t seed);
+void fscrash_base_make(struct fscrash_base *, const struct fs_mkfs_options *, uint64_t blocks,
+		       const struct fs_options *, const struct fsworld_step *steps, size_t n, unsigned fill, bool kill,
+		       uint64_t seed);
 void fscrash_base_release(struct fscrash_base *);
 
 /* The options of tests that must be deterministic: no threads, small cache, the time of fsworld_now. */

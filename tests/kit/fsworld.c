@@ -359,7 +359,8 @@ static int one_op(struct fsworlds *r, const struct fsop *op)
 	int err;
 
 	/* What concerns no file must not be skipped for want of one. */
-	if (op->kind == FSOP_SYNC || op->kind == FSOP_TICK || op->kind == FSOP_CHECKPOINT || op->kind == FSOP_FORGET_ALL)
+	if (op->kind == FSOP_SYNC || op->kind == FSOP_TICK || op->kind == FSOP_CHECKPOINT ||
+	    op->kind == FSOP_FORGET_ALL)
 		of_all.at = (struct fsop_at){ -1, FSM_ROOT, FSOP_SELF };
 	if (!handles_fit(r, &of_all))
 		return 1;

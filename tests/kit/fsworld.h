@@ -59,8 +59,8 @@ struct fsworlds {
 
 /* Mounts what is on the disk. -EPROTO: no; `broken` says why. start: what the disk holds; NULL: find out, which is only
  * possible where there are no names yet. */
-int fsworlds_begin(struct fsworlds *, struct simdev *disk, const struct fs_options *, const struct fsworld *start, bool full_ok,
-		   uint64_t seed);
+int fsworlds_begin(struct fsworlds *, struct simdev *disk, const struct fs_options *, const struct fsworld *start,
+		   bool full_ok, uint64_t seed);
 /* 0: done. 1: it had nothing to do, or was refused rightly; nothing has changed. -EPROTO: a promise was broken. */
 int fsworlds_step(struct fsworlds *, const struct fsworld_step *);
 /* Ends the use of the disk as a kill does. */

@@ -28,6 +28,8 @@
 #include "tests/kit/storekit.h"
 #include "tests/kit/test.h"
 
+#define FULL_RUNS 100u /* of which at least one fills its device */
+
 static uint64_t seed = 1;
 static uint64_t rounds, steps;
 static double seconds = 1.3; /* of a shape, without ARBOR_ROUNDS */

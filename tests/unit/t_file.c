@@ -2,6 +2,7 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #undef BLOCK_SIZE
+#include <stdio.h>
 #include <string.h>
 
 #include "btree/mem.h"
@@ -578,9 +579,91 @@ static void growing_keeps_what_was_promised_behind_the_end(void **state)
 	fskit_release(&k);
 }
 
+/* Not a block is left, and no checkpoint brings one. */
+static void a_device_full_of_small_files_lets_each_be_cut(void **state)
+{
+	static const uint8_t bytes[5000] = { [0 ... 4999] = 0x5a };
+	struct stat st = { .st_size = 4999 };
+	uint64_t nodes[2048];
+	struct fs_entry e;
+	struct fskit k;
+	unsigned n = 0;
+	char name[16];
+
+	(void)state;
+	fskit_init(&k, &(struct fskit_options){ .blocks = 2048, .log_blocks = 64 });
+	for (unsigned refused = 0; refused < 20 && n < ARRAY_LEN(nodes);) {
+		snprintf(name, sizeof(name), "f%u", n);
+		if (fs_mknod(k.fs, &fskit_root, FS_ROOT, name, S_IFREG | 0644, 0, &e)) {
+			refused++;
+			fskit_free(&k);
+			continue;
+		}
+		if (fs_write(k.fs, e.node, bytes, sizeof(bytes), 0, 0)) {
+			refused++;
+			assert_int_equal(fskit_unlink(&k, name), 0);
+			fs_forget(k.fs, e.node, 1);
+			fskit_free(&k);
+			continue;
+		}
+		nodes[n++] = e.node;
+	}
+	assert_true(n > 100);
+	/* Each is one more item, so the tree grows, and in the end there is no room for that either. */
+	for (unsigned i = 0; i < 100; i++)
+		assert_int_equal(fs_setattr(k.fs, nodes[i], FS_SET_SIZE, &st, &e), 0);
+	for (unsigned i = 100; i < n; i++)
+		(void)fs_setattr(k.fs, nodes[i], FS_SET_SIZE, &st, &e);
+	for (unsigned i = n; i--;) {
+		snprintf(name, sizeof(name), "f%u", i);
+		assert_int_equal(fskit_unlink(&k, name), 0);
+		fs_forget(k.fs, nodes[i], 1);
+	}
+	fskit_check(&k);
+	fskit_release(&k);
+}
+
+/* What writing promises takes and gives back is not for others, and the reserves are there after a mount. */
+static void others_do_not_use_up_what_was_promised(void **state)
+{
+	struct filekit f, g;
+	char name[64];
+	struct fskit k;
+
+	(void)state;
+	fskit_init(&k, &(struct fskit_options){ .blocks = 2048, .log_blocks = 64 });
+	filekit_init(&f, &k, "f", CAP);
+	filekit_init(&g, &k, "g", 8 << 20);
+	assert_int_equal(filekit_claim(&f, 0, 400 * B), 0);
+	fill_up(&g);
+	for (unsigned i = 0; i < 400; i += 2) {
+		struct store_status st;
+
+		assert_int_equal(filekit_write(&f, i * B, B), 0);
+		for (unsigned j = 0; j < 8; j++) {
+			snprintf(name, sizeof(name), "%050u", 8 * i + j);
+			(void)fskit_create(&k, name);
+		}
+		if (i % 40)
+			continue;
+		fskit_free(&k);
+		store_status(fs_store(k.fs), &st);
+		assert_true(st.blocks_free + st.blocks_pooled - st.blocks_reserved >= st.blocks_claimed);
+	}
+	fskit_remount(&k);
+	for (unsigned i = 1; i < 400; i += 2)
+		assert_int_equal(filekit_write(&f, i * B, B), 0);
+	filekit_verify(&f);
+	assert_int_equal(fskit_unlink(&k, "g"), 0);
+	fskit_check(&k);
+	filekit_release(&f);
+	filekit_release(&g);
+	fskit_release(&k);
+}
+
 int main(void)
 {
-	struct CMUnitTest tests[ARRAY_LEN(content_rows) + ARRAY_LEN(atime_rows) + 12];
+	struct CMUnitTest tests[ARRAY_LEN(content_rows) + ARRAY_LEN(atime_rows) + 14];
 	size_t n = 0;
 
 	for (size_t i = 0; i < ARRAY_LEN(content_rows); i++)
@@ -599,5 +682,7 @@ int main(void)
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_file_on_a_full_device_can_be_cut_anywhere);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(what_was_promised_can_be_written_on_a_full_device);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(growing_keeps_what_was_promised_behind_the_end);
+	tests[n++] = (struct CMUnitTest)cmocka_unit_test(a_device_full_of_small_files_lets_each_be_cut);
+	tests[n++] = (struct CMUnitTest)cmocka_unit_test(others_do_not_use_up_what_was_promised);
 	return _cmocka_run_group_tests("file", tests, n, NULL, NULL);
 }

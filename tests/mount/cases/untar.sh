@@ -6,7 +6,10 @@
 files=$(short_or_long 3000 30000)
 find /usr/include /usr/share -xdev \( -type f -o -type l -o -type d \) -print0 2>/dev/null |
 	head -z -n "$files" >"$SCRATCH/list"
-(cd / && tar --null --no-recursion -T "$SCRATCH/list" -cf "$SCRATCH/tree.tar" 2>/dev/null)
+# A user's namespace has no other owners.
+owners=--numeric-owner
+[ -n "$REAL_ROOT" ] || owners='--owner=0 --group=0'
+(cd / && tar $owners --null --no-recursion -T "$SCRATCH/list" -cf "$SCRATCH/tree.tar" 2>/dev/null)
 
 mkdir tree
 tar -xpf "$SCRATCH/tree.tar" -C tree

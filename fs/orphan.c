@@ -498,8 +498,8 @@ static bool rested_locked(struct orphans *o, const struct timespec *until)
 	int err = 0;
 
 	while (!atomic_load(&o->stop) && o->head == o->n && err != ETIMEDOUT)
-		err = o->n_failed ? pthread_cond_timedwait(&o->wake, &o->lock, until) :
-				    pthread_cond_wait(&o->wake, &o->lock);
+		err = o->n_failed ? pthread_cond_timedwait(&o->wake, &o->lock, until)
+				  : pthread_cond_wait(&o->wake, &o->lock);
 	return err == ETIMEDOUT;
 }
 

@@ -6,8 +6,10 @@
  * not a number subtracted from a count: so they are whole runs, whatever fragmentation does to the rest. All of it is
  * `used` only, never durable, and therefore free again after a crash.
  *
- *	normal     pool, map;			only while both reserves are full
- *	releasing  pool, map, reserve (b)	operations that make room: unlink, truncate down
+ *	normal     pool, map;			only while both reserves are full, and of the pool what claims leave
+ *	claimed    pool, map, half of (b)	writes of what was promised: of the map also what is kept for that
+ *	releasing  pool, map, reserve (b)	operations that make room: unlink, truncate down; in the end even what is
+ *						promised, because nobody else makes room
  *	system     pool, map, reserves (c), (b)	checkpoint, abort, deletion of snapshots
  *
  * Blocks that were claimed (fallocate) are kept back from everything but what claimed them.
@@ -40,22 +42,6 @@ static void absorb(struct supply *u)
 	pthread_mutex_unlock(&u->returned_lock);
 }
 
-/* Frees what may be given back to everybody; supply.lock held. */
-static void pool_to_map(struct store *s)
-{
-	struct node_stack *pool = &s->supply.pool;
-
-	absorb(&s->supply);
-
-	while (pool->n) {
-		struct node_addr na = pool->at[--pool->n];
-
-		(void)space_free(s->space, na.addr, node_blocks(s));
-		if (na.copy)
-			(void)space_free(s->space, na.copy, node_blocks(s));
-	}
-}
-
 /* Writing what was promised takes nodes besides: the items it becomes, and a few for the changes under way. */
 uint64_t supply_for_claims(uint64_t claims)
 {
@@ -74,10 +60,25 @@ static uint64_t room_but(struct store *s, enum keep keep)
 	return claims > free ? 0 : free - claims;
 }
 
-/* Blocks the map can still give without touching what is claimed. */
-static uint64_t unclaimed(struct store *s)
+/* Gives nodes of the pool back to the map, as many as it takes until there are so many blocks; supply.lock held. */
+static void pool_to_map(struct store *s, uint32_t want, enum keep keep)
 {
-	return room_but(s, KEEP_CLAIMS_AND_NODES);
+	struct node_stack *pool = &s->supply.pool;
+	uint32_t nb = node_blocks(s);
+	uint64_t claims;
+
+	absorb(&s->supply);
+	claims = keep == KEEP_NOTHING ? 0 : supply_for_claims(store_claims(s));
+	/* Nodes are whole runs, and hard to come by again: not for nothing. */
+	if (space_free_blocks(s->space) + pool->n * (s->live.tree.copies ? 2 * nb : nb) <= claims)
+		return;
+	while (pool->n && room_but(s, keep) < want) {
+		struct node_addr na = pool->at[--pool->n];
+
+		(void)space_free(s->space, na.addr, nb);
+		if (na.copy)
+			(void)space_free(s->space, na.copy, nb);
+	}
 }
 
 /* Takes up to n nodes from the map into `to`; at least one, or -ENOSPC. supply.lock held. */
@@ -222,14 +223,20 @@ int supply_nodes(struct store *s, enum supply_class class, struct node_addr *ret
 		/* On a small or full device a large refill would only hold blocks back from data. */
 		uint64_t share = space_free_blocks(s->space) / node_blocks(s) / 32;
 		/* What stays in the pool is for everybody: not of what was kept for promises. */
-		size_t more = class == SUPPLY_CLAIMED ? 0 : share < POOL_REFILL ? share : POOL_REFILL, want = n - got + more;
+		size_t more = class == SUPPLY_CLAIMED ? 0
+			      : share < POOL_REFILL   ? share
+						      : POOL_REFILL,
+		       want = n - got + more;
 
 		err = from_map(s, &u->pool, want,
-			       class == SUPPLY_SYSTEM || class == SUPPLY_CLAIMED ? KEEP_NOTHING : KEEP_CLAIMS_AND_NODES);
+			       class == SUPPLY_SYSTEM || class == SUPPLY_CLAIMED ? KEEP_NOTHING
+										 : KEEP_CLAIMS_AND_NODES);
 	}
 	if (err == -ENOSPC && class == SUPPLY_SYSTEM)
 		got += take(&u->system, ret + got, n - got);
-	if (err == -ENOSPC && class > SUPPLY_CLAIMED)
+	/* The blocks kept for promises may be there, but in no run as long as a node. The old nodes come back. */
+	if (err == -ENOSPC &&
+	    (class > SUPPLY_CLAIMED || (class == SUPPLY_CLAIMED && u->releasing.n >= u->releasing_full / 2 + n - got)))
 		got += take(&u->releasing, ret + got, n - got);
 	/* The reserve may be short where there are promises: what is kept for those comes first. But nobody else makes room. */
 	while (err == -ENOSPC && class == SUPPLY_RELEASING && got < n && !from_map(s, &u->pool, n - got, KEEP_NOTHING))
@@ -302,18 +309,20 @@ int supply_data(struct store *s, uint32_t want, bool claimed, enum supply_class 
 	if (class <= SUPPLY_CLAIMED && !claimed && !reserves_full(s))
 		err = -ENOSPC;
 	if (!err) {
-		room = claimed ? space_free_blocks(s->space) : unclaimed(s);
-		if (room < want)
-			pool_to_map(s);
-		room = claimed ? space_free_blocks(s->space) : unclaimed(s);
+		enum keep keep = claimed ? KEEP_NOTHING : KEEP_CLAIMS_AND_NODES;
+
+		pool_to_map(s, want, keep);
+		room = room_but(s, keep);
 		err = -ENOSPC;
 		if (room)
-			err = space_alloc(s->space, stream, 1, room < want ? (uint32_t)room : want, ret_addr, ret_blocks);
+			err = space_alloc(s->space, stream, 1, room < want ? (uint32_t)room : want, ret_addr,
+					  ret_blocks);
 		if (err == -ENOSPC && class > SUPPLY_CLAIMED)
 			err = data_from_reserve(s, want, ret_addr, ret_blocks);
 		room = room_but(s, KEEP_CLAIMS);
 		if (err == -ENOSPC && class > SUPPLY_CLAIMED && room)
-			err = space_alloc(s->space, stream, 1, room < want ? (uint32_t)room : want, ret_addr, ret_blocks);
+			err = space_alloc(s->space, stream, 1, room < want ? (uint32_t)room : want, ret_addr,
+					  ret_blocks);
 	}
 	pthread_mutex_unlock(&u->lock);
 	return err;

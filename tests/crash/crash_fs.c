@@ -36,7 +36,7 @@
 struct row {
 	const char *name;
 	struct fsworld_step step[ROW_STEPS];
-	unsigned n; /* 0: one */
+	unsigned n;
 };
 
 /* Two directories, the root and the first that every filesystem here has made; names by number, 0 is "a". */
@@ -47,12 +47,7 @@ struct row {
 #define NOWHERE .to = { -1, FSM_ROOT, 0 }
 #define HELD(h) .at = { (h), FSM_ROOT, FSOP_SELF }
 
-#define ONE(kind_, ...)                                                                                                \
-	{                                                                                                              \
-		{                                                                                                      \
-			.op = {.kind = FSOP_##kind_, __VA_ARGS__ }                                                     \
-		}                                                                                                      \
-	}
+#define ONE(kind_, ...) { { .op = { .kind = FSOP_##kind_, __VA_ARGS__ } } }, 1
 #define STEP(kind_, ...)                                                                                               \
 	{                                                                                                              \
 		.op = {.kind = FSOP_##kind_, __VA_ARGS__ }                                                             \
@@ -143,9 +138,9 @@ static const struct row table[] = {
 	  5 },
 	{ "unlink-held", { STEP(OPEN, AT(D, 0), .to = { 3, R, 0 }), STEP(UNLINK, AT(D, 0), NOWHERE) }, 2 },
 	{ "close-held", ONE(CLOSE, HELD(3), NOWHERE) },
-	{ "remount", { { .action = FSWORLD_REMOUNT } } },
-	{ "snapshot", { { .action = FSWORLD_SNAP } } },
-	{ "delete-snapshot", { { .action = FSWORLD_SNAP_DELETE } } },
+	{ "remount", { { .action = FSWORLD_REMOUNT } }, 1 },
+	{ "snapshot", { { .action = FSWORLD_SNAP } }, 1 },
+	{ "delete-snapshot", { { .action = FSWORLD_SNAP_DELETE } }, 1 },
 };
 #define ROWS ARRAY_LEN(table)
 
@@ -383,11 +378,10 @@ static int run_sequence(size_t base, const size_t *seq, size_t len, bool stepwis
 
 	for (size_t i = 0; i < len; i++) {
 		const struct row *r = &table[seq[i]];
-		unsigned n = r->n ? r->n : 1;
 
 		plan.first = plan.n_steps;
-		memcpy(&steps[plan.n_steps], r->step, n * sizeof(steps[0]));
-		plan.n_steps += n;
+		memcpy(&steps[plan.n_steps], r->step, r->n * sizeof(steps[0]));
+		plan.n_steps += r->n;
 		at += snprintf(name + at, sizeof(name) - (size_t)at, "%s%s", i ? "," : "", r->name);
 	}
 	/* Alone, what fails is tried, too: it may not leave anything behind. */

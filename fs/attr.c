@@ -19,17 +19,24 @@ void fs_forget(struct fs *fs, uint64_t node, uint64_t n)
 		orphan_unreferenced(fs, node);
 }
 
-int fs_getattr(struct fs *fs, uint64_t node, struct fs_entry *ret)
+static int load(struct fs *fs, uint64_t node, struct inode *ret)
 {
-	struct inode i;
 	struct op op;
 	int err = op_begin_read(fs, node, &op);
 
 	if (!err)
-		err = inode_load(op.view, node_ino(node), &i);
+		err = inode_load(op.view, node_ino(node), ret);
+	op_end(&op);
+	return err;
+}
+
+int fs_getattr(struct fs *fs, uint64_t node, struct fs_entry *ret)
+{
+	struct inode i;
+	int err = load(fs, node, &i);
+
 	if (!err)
 		inode_to_entry(node, &i, ret);
-	op_end(&op);
 	return err;
 }
 
@@ -140,14 +147,10 @@ int fs_setattr(struct fs *fs, uint64_t node, unsigned what, const struct stat *s
 int fs_getflags(struct fs *fs, uint64_t node, uint32_t *ret)
 {
 	struct inode i;
-	struct op op;
-	int err = op_begin_read(fs, node, &op);
+	int err = load(fs, node, &i);
 
 	if (!err)
-		err = inode_load(op.view, node_ino(node), &i);
-	if (!err)
 		*ret = i.flags;
-	op_end(&op);
 	return err;
 }
 

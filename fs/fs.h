@@ -55,7 +55,7 @@ enum fs_atime { FS_RELATIME, FS_NOATIME, FS_STRICTATIME };
 struct fs_options {
 	struct store_options store; /* .records is set by fs_mount */
 	enum fs_atime atime;
-	bool nodiratime;
+	bool nodiratime; /* for status: listing a directory never updates its access time */
 	bool acl;	 /* POSIX ACLs: without it system.posix_acl_* is EOPNOTSUPP */
 	bool writeback;	 /* the kernel owns sizes and times of files it has cached */
 	bool no_threads; /* tests: deletion of what has no name happens in fs_forget and fs_reap; implies store.manual */

@@ -80,7 +80,8 @@ static void forget(struct mounted *m, uint64_t node, uint64_t n)
 	}
 }
 
-void answer_entry(fuse_req_t req, int err, const struct fs_entry *e)
+/* fi: of a CREATE or TMPFILE, whose answer says more; else NULL. */
+static void answer_create(fuse_req_t req, int err, const struct fs_entry *e, struct fuse_file_info *fi)
 {
 	struct mounted *m = mounted_of(req);
 	struct fuse_entry_param param;
@@ -90,8 +91,15 @@ void answer_entry(fuse_req_t req, int err, const struct fs_entry *e)
 		return;
 	}
 	entry_to_fuse(e, &param);
-	if (fuse_reply_entry(req, &param) < 0)
+	if (fi)
+		fi->keep_cache = 1;
+	if ((fi ? fuse_reply_create(req, &param, fi) : fuse_reply_entry(req, &param)) < 0)
 		forget(m, param.ino, 1);
+}
+
+void answer_entry(fuse_req_t req, int err, const struct fs_entry *e)
+{
+	answer_create(req, err, e, NULL);
 }
 
 static void answer_attr(fuse_req_t req, int err, const struct fs_entry *e)
@@ -259,21 +267,6 @@ static void op_readlink(fuse_req_t req, fuse_ino_t node)
 		answer_err(req, err);
 	else
 		fuse_reply_readlink(req, target);
-}
-
-static void answer_create(fuse_req_t req, int err, const struct fs_entry *e, struct fuse_file_info *fi)
-{
-	struct mounted *m = mounted_of(req);
-	struct fuse_entry_param param;
-
-	if (err) {
-		answer_err(req, err);
-		return;
-	}
-	entry_to_fuse(e, &param);
-	fi->keep_cache = 1;
-	if (fuse_reply_create(req, &param, fi) < 0)
-		forget(m, param.ino, 1);
 }
 
 static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)

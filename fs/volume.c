@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <xxhash.h>
 
+#include "fs/extent.h"
 #include "fs/fs_int.h"
 #include "fs/orphan.h"
 #include "fs/records.h"
@@ -136,9 +137,7 @@ static void init_numbers(struct fs *fs)
 	atomic_init(&fs->inodes_freed, store_counter(fs->store, FS_COUNTER_INODES_FREED));
 	fs->value_max = store_value_max(fs->store);
 	fs->inline_max = fs->value_max < FS_INLINE_MAX ? fs->value_max : FS_INLINE_MAX;
-	fs->extent_blocks = (uint32_t)((fs->value_max - sizeof(struct disk_extent)) / sizeof(le32));
-	if (fs->extent_blocks > FS_EXTENT_BLOCKS_MAX)
-		fs->extent_blocks = FS_EXTENT_BLOCKS_MAX;
+	fs->extent_blocks = extent_blocks_max(fs);
 }
 
 int fs_mount(struct bdev *dev, const struct fs_options *opt, struct fs **ret)

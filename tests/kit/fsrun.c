@@ -580,7 +580,8 @@ int fsrun_step(struct fsrun *run, const struct fsop *op)
 
 /* ---- whole trees ---- */
 
-int fsrun_load(struct fsrun *run, struct fsm **ret)
+/* What the filesystem holds, as a model. */
+static int load(struct fsrun *run, struct fsm **ret)
 {
 	return fsload(run->driver, &run->answer, run->set_now != NULL, ret, run->broken, sizeof(run->broken));
 }
@@ -588,7 +589,7 @@ int fsrun_load(struct fsrun *run, struct fsm **ret)
 int fsrun_compare(struct fsrun *run)
 {
 	struct fsm *found;
-	int err = fsrun_load(run, &found);
+	int err = load(run, &found);
 
 	if (err)
 		return err;
@@ -607,7 +608,7 @@ int fsrun_init(struct fsrun *run, struct fs_driver *driver, void (*set_now)(stru
 	int err;
 
 	*run = (struct fsrun){ .driver = driver, .set_now = set_now, .now = { 1000000, 0 } };
-	err = fsrun_load(run, &run->model);
+	err = load(run, &run->model);
 	if (!err && run->model->inodes[FSM_ROOT]->n_names)
 		err = -ENOTEMPTY;
 	if (err)
@@ -651,7 +652,7 @@ int fsrun_recovered(struct fsrun *run, size_t *ret_lost)
 {
 	struct fsm *found, *m = fsm_clone(run->base), *best = NULL;
 	uint64_t digest;
-	int err = fsrun_load(run, &found);
+	int err = load(run, &found);
 
 	if (err) {
 		fsm_free(m);

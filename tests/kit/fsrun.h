@@ -46,8 +46,6 @@ int fsrun_step(struct fsrun *, const struct fsop *);
 
 /* Whole trees. */
 int fsrun_compare(struct fsrun *);
-/* What the filesystem holds, as a model. */
-int fsrun_load(struct fsrun *, struct fsm **ret);
 
 /* Handles are gone, and with them files without a name: after an unmount. */
 void fsrun_closed(struct fsrun *);

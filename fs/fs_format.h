@@ -10,6 +10,8 @@
  *	inline	n	offset of the first byte	bytes: small file data, or a symlink's target
  *	extent	n	offset of the first byte	struct disk_extent
  *	orphan	0	ino << 1 | kind			struct disk_orphan
+ *	lost	0	number				struct disk_lost
+ *	volume	0	0				struct disk_volume
  *
  * A file has inline items or extent items, never both. Inline data of a file is one item at offset 0, at most as long as
  * the file's size; a symlink's target may need several. What no item covers reads as zeros.
@@ -28,7 +30,9 @@
 	X(DIRENT, 3)     \
 	X(INLINE, 4)     \
 	X(EXTENT, 5)     \
-	X(ORPHAN, 6)
+	X(ORPHAN, 6)     \
+	X(LOST, 7)       \
+	X(VOLUME, 8)
 
 enum fs_item_type {
 #define X(name, number) FS_ITEM_##name = (number),
@@ -147,11 +151,11 @@ static_assert(sizeof(struct disk_xattr) == 5, "disk_xattr");
  * A run of file blocks that have data, or the promise of room for it. The key's offset is a multiple of 4096.
  *
  *	OFFSET	SIZE	MEANING
- *	0	8	address; 0: a promise (fallocate), which reads as zeros
+ *	0	8	address; 0: a promise (fallocate), which reads as zeros, or lost
  *	8	8	birth
  *	16	4	blocks: with data at most 256; a promise at most 2^24
  *	20	1	codec: 0, stored as it is
- *	21	1	flags: 0
+ *	21	1	flags: FS_EXTENT_*
  *	22	2	zero
  *	24	4	length of the raw data; 0 with codec 0
  *	28	4	zero
@@ -170,6 +174,10 @@ struct disk_extent {
 };
 static_assert(sizeof(struct disk_extent) == 32, "disk_extent");
 
+/* Content that was lost: address and birth 0, no checksums, blocks as in a promise. Reads as EIO until it is written again. It
+ * counts for nothing in `blocks` and promises no room. May stand beyond the last byte only as far as the block that holds it. */
+#define FS_EXTENT_LOST 1u
+
 #define FS_EXTENT_BLOCKS_MAX 256u
 #define FS_CLAIM_BLOCKS_MAX (1u << 24)
 
@@ -186,6 +194,50 @@ struct disk_orphan {
 	le64 to;
 };
 static_assert(sizeof(struct disk_orphan) == 16, "disk_orphan");
+
+/*
+ * A range of keys that a rebuild could not read, until fsck has drawn the conclusions. While there is one the filesystem is
+ * not mounted.
+ *
+ *	OFFSET	SIZE	MEANING
+ *	0	8	from: key, obj
+ *	8	8	key, off
+ *	16	8	to, which is the first key behind: obj
+ *	24	8	key, off
+ */
+struct disk_lost {
+	le64 from_obj;
+	le64 from_off;
+	le64 to_obj;
+	le64 to_off;
+};
+static_assert(sizeof(struct disk_lost) == 32, "disk_lost");
+
+/*
+ * What only the superblock knows, once more, so that a salvage that finds no superblock finds it in a leaf. Written by mkfs; never
+ * changed, so a label or a size set later is not in it.
+ *
+ *	OFFSET	SIZE	MEANING
+ *	0	16	uuid
+ *	16	64	label, padded with NUL
+ *	80	16	secret
+ *	96	8	blocks
+ *	104	8	first block of the log
+ *	112	8	blocks of the log
+ *	120	8	incompat features
+ *	128	8	time of mkfs
+ */
+struct disk_volume {
+	uint8_t uuid[16];
+	uint8_t label[64];
+	uint8_t secret[16];
+	le64 blocks;
+	le64 log_start;
+	le64 log_blocks;
+	le64 incompat;
+	le64 created;
+};
+static_assert(sizeof(struct disk_volume) == 136, "disk_volume");
 
 enum fs_orphan_kind { FS_ORPHAN_UNLINKED = 0, FS_ORPHAN_RANGE = 1 };
 

@@ -3,13 +3,15 @@
  *
  * Threads that wait for requests all sleep in one queue of the kernel and are woken in turn, each with a cold cache and,
  * on a machine with idle CPUs, on another CPU than the client's; waking that costs several times what a request does. So
- * as few as possible read: one on a small machine. It serves what it has read by itself. When that may take long it first
+ * as few as possible read: one on a small machine, and before it sleeps it looks for a next request for as long as waking it
+ * would take, as long as that finds any (spin_read). It serves what it has read by itself. When that may take long it first
  * gives its place as a reader to another thread (leader and followers), and looks for a place, or for rest, only when it is
  * done. The thread that rested last takes the place, because its stack and buffers are warm.
  *
  * When a request may take long is known from two sides: by its kind (loop_request_waits), and by the device, which the
  * daemon wraps so that it calls loop_waits before it waits for a transfer. So a lookup that finds everything in memory
- * costs no change of threads, and one that must read does not stop the others.
+ * costs no change of threads, and one that must read does not stop the others. Where there are no others, as far as the last
+ * waits showed, the place is kept (keeps_place), and a device that stops answering is noticed by the main thread.
  *
  * No deadlock: a handler waits for the device and for other handlers, never for a request that has not come yet. So even when
  * all threads that may exist wait, with nobody reading, they come back. Where the bound is reached a reader keeps its place.
@@ -42,8 +44,13 @@
 #define KICK_MS 20
 #define THREADS_DEFAULT 32u
 #define WRITE_LONG (256u << 10)
-#define SPIN_TRIES 8 /* without success, then SPIN_PAUSE requests without trying */
-#define SPIN_PAUSE 64
+#define HAND_OVER 64u	     /* see keeps_place */
+#define WAIT_LONG_US 2000u   /* nobody should be held up for longer than this, even once */
+#define STUCK_US 500000u     /* ... and is not for longer than this, looked after every */
+#define STUCK_LOOK_MS 1000
+#define SPIN_TRIES 8	    /* in vain in a row, then no try for a while: */
+#define SPIN_PAUSE_MIN 64u  /* so many requests, doubled each time, */
+#define SPIN_PAUSE_MAX 4096u /* until one is worth while again */
 
 /* Of the protocol, but missing from older kernel headers. */
 #define OP_SYNCFS 50u
@@ -233,28 +240,107 @@ out:
 	return err;
 }
 
+static uint64_t now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* Another request is there, and nobody has taken it. */
+static bool request_pends(const struct loop *l)
+{
+	return poll(&(struct pollfd){ .fd = l->fd, .events = POLLIN }, 1, 0) > 0;
+}
+
+/*
+ * Handing over wakes a thread for nothing where only one client asks, and that is most of what a read from a fast device or an
+ * fsync costs then. So a reader keeps its place, until a wait was seen to hold somebody up: a request was there when it
+ * ended, or it was long. From then on readers hand over, until that was in vain HAND_OVER times in a row.
+ */
+static bool keeps_place(struct loop *l, struct loop_thread *t)
+{
+	unsigned n = atomic_load_explicit(&l->hand_over, memory_order_relaxed);
+
+	if (!t->waits_since) { /* the first time in this request */
+		t->waits_since = now_us();
+		t->received = atomic_load_explicit(&l->received, memory_order_relaxed);
+		if (n > 0)
+			atomic_store_explicit(&l->hand_over, n - 1, memory_order_relaxed);
+	}
+	return n == 0;
+}
+
+void loop_waited(void)
+{
+	struct loop_thread *t = loop_self;
+	struct loop *l;
+	bool held_up;
+
+	if (!t || !t->waits_since)
+		return;
+	l = t->loop;
+	if (t->reader)
+		held_up = now_us() - t->waits_since > WAIT_LONG_US || request_pends(l);
+	else
+		held_up = atomic_load_explicit(&l->received, memory_order_relaxed) != t->received;
+	if (held_up)
+		atomic_store_explicit(&l->hand_over, HAND_OVER, memory_order_relaxed);
+}
+
+/* Lets another thread read in its place, if there is one to do so. */
+static void hand_over_locked(struct loop *l, struct loop_thread *t)
+{
+	struct loop_thread *next = l->idle;
+
+	if (next) {
+		l->idle = next->next_idle;
+		next->next_idle = NULL;
+		pthread_cond_signal(&next->wake);
+	} else if (l->started >= l->opt.threads || start_thread_locked(l)) {
+		return;
+	}
+	t->reader = false;
+	l->reading--;
+}
+
 void loop_waits(void)
 {
 	struct loop_thread *t = loop_self;
 	struct loop *l;
 
-	if (!t || !t->reader)
+	if (!t || !t->reader || keeps_place(t->loop, t))
 		return;
 	l = t->loop;
 	pthread_mutex_lock(&l->lock);
-	if (l->idle) {
-		struct loop_thread *next = l->idle;
-
-		l->idle = next->next_idle;
-		next->next_idle = NULL;
-		t->reader = false;
-		l->reading--;
-		pthread_cond_signal(&next->wake);
-	} else if (l->started < l->opt.threads && start_thread_locked(l) == 0) {
-		t->reader = false;
-		l->reading--;
-	}
+	if (t->reader)
+		hand_over_locked(l, t);
 	pthread_mutex_unlock(&l->lock);
+}
+
+/* Served. Returns whether that took waiting. */
+static bool forget_wait(struct loop *l, struct loop_thread *t)
+{
+	if (!t->waits_since)
+		return false;
+	pthread_mutex_lock(&l->lock);
+	t->waits_since = 0;
+	pthread_mutex_unlock(&l->lock);
+	return true;
+}
+
+/* The device does not answer: who waits for it must not keep others from what is in memory. */
+static void relieve_stuck_locked(struct loop *l)
+{
+	uint64_t now = now_us();
+
+	for (struct loop_thread *t = l->threads; t; t = t->next) {
+		uint64_t since = t->waits_since;
+
+		if (t->reader && since && now - since > STUCK_US)
+			hand_over_locked(l, t);
+	}
 }
 
 /* Waits for a reader's place. false: it is over. */
@@ -289,27 +375,24 @@ void loop_fail(struct loop *l, int err)
 	loop_stop(l);
 }
 
-static uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
 struct spin {
-	int tries, pause;
+	unsigned vain, pause, next_pause;
 };
 
-/* The descriptor does not block. Looks for a request for a short time, where that has been worth while lately. */
-static ssize_t spin_read(struct loop *l, void *buf, size_t size, struct spin *spin)
+/*
+ * The descriptor does not block. Looks for a request for a short time, where that has been worth while lately. It is not where
+ * the client runs on this very CPU, or thinks for long between two requests; nor behind a request that has waited for the device.
+ */
+static ssize_t spin_read(struct loop *l, void *buf, size_t size, struct spin *spin, bool waited)
 {
 	ssize_t n = read(l->fd, buf, size);
 	uint64_t until;
 
 	if (n >= 0 || errno != EAGAIN)
 		return n;
-	if (spin->pause > 0) {
+	if (waited) {
+		/* The CPU has been idle already, and the client is woken beside us when we go to sleep. */
+	} else if (spin->pause > 0) {
 		spin->pause--;
 	} else {
 		until = now_us() + l->opt.spin_us;
@@ -317,12 +400,14 @@ static ssize_t spin_read(struct loop *l, void *buf, size_t size, struct spin *sp
 			n = read(l->fd, buf, size);
 		} while (n < 0 && errno == EAGAIN && now_us() < until && !atomic_load(&l->stopping));
 		if (n >= 0 || errno != EAGAIN) {
-			spin->tries = 0;
+			*spin = (struct spin){ .next_pause = SPIN_PAUSE_MIN };
 			return n;
 		}
-		if (++spin->tries >= SPIN_TRIES) {
-			spin->tries = 0;
-			spin->pause = SPIN_PAUSE;
+		if (++spin->vain >= SPIN_TRIES) {
+			spin->vain = 0;
+			spin->pause = spin->next_pause;
+			if (spin->next_pause < SPIN_PAUSE_MAX)
+				spin->next_pause *= 2;
 		}
 	}
 	if (!atomic_load(&l->stopping) && poll(&(struct pollfd){ .fd = l->fd, .events = POLLIN }, 1, -1) < 0)
@@ -331,9 +416,9 @@ static ssize_t spin_read(struct loop *l, void *buf, size_t size, struct spin *sp
 }
 
 /* 0: look again, or it is over. */
-static size_t receive(struct loop *l, void *buf, size_t size, struct spin *spin)
+static size_t receive(struct loop *l, void *buf, size_t size, struct spin *spin, bool waited)
 {
-	ssize_t n = l->opt.spin_us ? spin_read(l, buf, size, spin) : read(l->fd, buf, size);
+	ssize_t n = l->opt.spin_us ? spin_read(l, buf, size, spin, waited) : read(l->fd, buf, size);
 
 	if (n >= (ssize_t)sizeof(struct fuse_in_header))
 		return (size_t)n;
@@ -365,7 +450,7 @@ static void *thread_main(void *arg)
 	struct loop *l = t->loop;
 	char *request = t->in + LOOP_HEAD - WRITE_HEAD;
 	size_t room = WRITE_HEAD + LOOP_BODY;
-	struct spin spin = { 0 };
+	struct spin spin = { .next_pause = SPIN_PAUSE_MIN };
 	sigset_t kick;
 
 	pthread_setname_np(pthread_self(), "fuse");
@@ -374,14 +459,18 @@ static void *thread_main(void *arg)
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	loop_self = t;
 	while (take_place(l, t)) {
+		bool waited = false;
+
 		while (t->reader && !atomic_load(&l->stopping)) {
-			size_t len = receive(l, request, room, &spin);
+			size_t len = receive(l, request, room, &spin, waited);
 
 			if (len == 0)
 				continue;
+			atomic_fetch_add_explicit(&l->received, 1, memory_order_relaxed);
 			if (loop_request_waits((struct fuse_in_header *)request))
 				loop_waits();
 			loop_serve(l, request, len);
+			waited = forget_wait(l, t);
 		}
 	}
 	loop_self = NULL;
@@ -415,7 +504,8 @@ static void on_kick(int sig)
 
 static void add_ms(struct timespec *t, long ms)
 {
-	t->tv_nsec += ms * 1000000;
+	t->tv_sec += ms / 1000;
+	t->tv_nsec += ms % 1000 * 1000000;
 	if (t->tv_nsec >= 1000000000) {
 		t->tv_nsec -= 1000000000;
 		t->tv_sec++;
@@ -437,7 +527,9 @@ int loop_run(struct loop *l)
 
 		clock_gettime(CLOCK_REALTIME, &until);
 		if (!atomic_load(&l->stopping)) {
-			pthread_cond_wait(&l->left, &l->lock);
+			add_ms(&until, STUCK_LOOK_MS);
+			if (pthread_cond_timedwait(&l->left, &l->lock, &until) == ETIMEDOUT)
+				relieve_stuck_locked(l);
 			continue;
 		}
 		for (struct loop_thread *t = l->threads; t; t = t->next)
@@ -465,6 +557,8 @@ int loop_open(const struct loop_options *opt, struct loop **ret)
 	l->opt = *opt;
 	if (l->opt.readers == 0)
 		l->opt.readers = cpus > 2 ? 2 : 1;
+	if (cpus < 2)
+		l->opt.spin_us = 0;
 	if (l->opt.threads == 0)
 		l->opt.threads = THREADS_DEFAULT;
 	if (l->opt.threads < l->opt.readers + 1)

@@ -52,5 +52,7 @@ void *loop_buffer(void);
 
 /* The caller, a handler or not, is about to wait for the device: someone else should look after the next request. */
 void loop_waits(void);
+/* It has waited: for the loop to learn whether that held others up. May be left out. */
+void loop_waited(void);
 
 #endif

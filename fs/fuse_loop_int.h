@@ -27,7 +27,9 @@ struct loop_thread {
 	char *in;		  /* requests of /dev/fuse: LOOP_HEAD + LOOP_BODY bytes */
 	void *out;		  /* loop_buffer's, made at first use */
 	struct ring_entry *entry; /* served: came through io_uring, and goes back there */
-	bool reader;		  /* holds one of the readers' places */
+	atomic_bool reader;	  /* holds one of the readers' places; changes under the loop's lock */
+	_Atomic(uint64_t) waits_since; /* when the request being served first waited, us; 0: it has not */
+	unsigned received;	  /* the loop's, at that time */
 
 	pthread_t id;
 	pthread_cond_t wake;
@@ -40,6 +42,8 @@ struct loop {
 	atomic_bool stopping;
 	atomic_bool ended;    /* by DESTROY: handlers may not be called any more */
 	atomic_uint active;   /* handlers running */
+	atomic_uint hand_over; /* so many waits more give the reader's place away */
+	atomic_uint received;  /* requests, at /dev/fuse */
 	atomic_int err;	      /* why it stopped, if not for a good reason */
 	bool ready;	      /* INIT has been answered; guarded by being before everything else */
 	uint64_t init_unique; /* INIT being answered, 0: not */

@@ -48,7 +48,7 @@ const char *const mount_usage =
 	"  transport=auto|dev|uring   how requests come from the kernel (default: auto)\n"
 	"  readers=N                  threads that wait for requests at /dev/fuse\n"
 	"  threads=N                  threads that serve requests, at most\n"
-	"  spin=MICROSECONDS          look for the next request this long before sleeping (default: 0)\n"
+	"  spin=MICROSECONDS          look for the next request this long before sleeping (default: 50)\n"
 	"  and dev, suid, exec, sync, dirsync, symfollow with their no-forms, as in mount(8)\n";
 
 enum option_kind {
@@ -344,7 +344,7 @@ int mount_options_parse(int argc, char **argv, struct mount_options *ret, char e
 		{ "debug", no_argument, NULL, 'd' },	     { "help", no_argument, NULL, 'h' },
 		{ "version", no_argument, NULL, 'V' },	     { NULL, 0, NULL, 0 },
 	};
-	struct mount_options o = { 0 };
+	struct mount_options o = { .spin_us = MOUNT_SPIN_DEFAULT };
 	bool sloppy = false;
 	int c;
 

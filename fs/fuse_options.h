@@ -19,6 +19,9 @@ enum mount_transport {
 
 enum mount_switch { MOUNT_DEFAULT, MOUNT_OFF, MOUNT_ON };
 
+/* About what it takes to wake an idle CPU of a virtual machine and come to run there. */
+#define MOUNT_SPIN_DEFAULT 50u
+
 struct mount_options {
 	const char *source, *mountpoint; /* of argv */
 	bool help, version;		 /* nothing else matters then */
@@ -33,7 +36,7 @@ struct mount_options {
 
 	enum mount_transport transport;
 	unsigned readers, threads; /* 0: by the number of CPUs */
-	unsigned spin_us;
+	unsigned spin_us;	   /* look for the next request this long before sleeping */
 
 	/* MOUNT_DEFAULT: on for root, off for others (allow_other), as the source is (fuseblk) */
 	enum mount_switch allow_other, fuseblk, dev, suid;

@@ -131,6 +131,7 @@ static void sloppy_ignores_what_it_does_not_know(void **state)
 	(void)state;
 	assert_int_equal(PARSE("a", "b", "-o", "vers=4,ro", "-s"), 0);
 	assert_true(o.read_only);
+	assert_int_equal(o.spin_us, MOUNT_SPIN_DEFAULT);
 	/* But what it knows must be right. */
 	assert_int_equal(PARSE("a", "b", "-s", "-o", "cache=fast"), -EINVAL);
 }

@@ -282,7 +282,7 @@ void loop_waited(void)
 		return;
 	l = t->loop;
 	if (t->reader)
-		held_up = now_us() - t->waits_since > WAIT_LONG_US || request_pends(l);
+		held_up = request_pends(l);
 	else
 		held_up = atomic_load_explicit(&l->received, memory_order_relaxed) != t->received;
 	if (held_up)
@@ -324,6 +324,8 @@ static bool forget_wait(struct loop *l, struct loop_thread *t)
 {
 	if (!t->waits_since)
 		return false;
+	if (now_us() - t->waits_since > WAIT_LONG_US)
+		atomic_store_explicit(&l->hand_over, HAND_OVER, memory_order_relaxed);
 	pthread_mutex_lock(&l->lock);
 	t->waits_since = 0;
 	pthread_mutex_unlock(&l->lock);

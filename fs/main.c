@@ -37,6 +37,7 @@ enum { SYSLOG_ERR = LOG_ERR, SYSLOG_WARNING = 4, SYSLOG_INFO = 6 };
 
 #include "btree/err.h"
 #include "btree/mem.h"
+#include "fs/device.h"
 #include "fs/fuse_loop.h"
 #include "fs/fuse_mount.h"
 #include "fs/fuse_ops.h"
@@ -227,21 +228,33 @@ static int watch_signals(void)
 
 static int waiting_rw(struct bdev *dev, enum bio_op op, uint64_t addr, void *buf, uint32_t blocks)
 {
+	int err;
+
 	loop_waits();
-	return the.dev_ops->rw(dev, op, addr, buf, blocks);
+	err = the.dev_ops->rw(dev, op, addr, buf, blocks);
+	loop_waited();
+	return err;
 }
 
 static void waiting_wait(struct bdev *dev, struct bio_group *g)
 {
-	if (atomic_load(&g->pending))
-		loop_waits();
+	if (!atomic_load(&g->pending)) {
+		the.dev_ops->wait(dev, g);
+		return;
+	}
+	loop_waits();
 	the.dev_ops->wait(dev, g);
+	loop_waited();
 }
 
 static int waiting_flush(struct bdev *dev)
 {
+	int err;
+
 	loop_waits();
-	return the.dev_ops->flush(dev);
+	err = the.dev_ops->flush(dev);
+	loop_waited();
+	return err;
 }
 
 /* So that a handler which has to wait for the device lets others be served. */
@@ -322,7 +335,7 @@ static int open_device(void)
 	the.fuseblk = S_ISBLK(st.st_mode) && geteuid() == 0 && !the.opt.read_only && the.opt.fuseblk != MOUNT_OFF;
 	/* Where the claim is refused, opening without fuseblk is too, and finds out who has it. */
 	o.no_claim = the.fuseblk && claim_device() == 0;
-	err = bdev_file_open(the.source, &o, &the.dev, &holder);
+	err = device_open(the.source, &o, &the.dev, &holder);
 	status = err ? open_failed(err, holder) : 0;
 	mem_free(holder);
 	if (!status)

@@ -168,6 +168,8 @@ struct walk_ops {
 	int (*item)(void *arg, struct key, const void *val, size_t len);
 	/* A node that cannot be read, with why. 0: go on with the others; < 0: stop. NULL: stop. */
 	int (*bad)(void *arg, struct ref, unsigned level, struct key low, int err);
+	/* The same, with the range of keys that cannot be read (high: KEY_MAX at the tree's end). Asked where bad is NULL. */
+	int (*lost)(void *arg, struct ref, unsigned level, struct key low, struct key high, int err);
 };
 /* Enters epochs by itself. Also checks what no single node shows: each node's keys lie between its parent's bounds. */
 int tree_walk(struct cache *, uint64_t id, const struct root *, const struct walk_ops *, void *arg);

@@ -97,6 +97,8 @@ static int walk_node(const struct walk *w, struct ref ref, unsigned level, struc
 		if (err)
 			node_unpin(n);
 	}
+	if (err && !w->ops->bad && w->ops->lost)
+		return w->ops->lost(w->arg, ref, level, low, high, err);
 	if (err)
 		return w->ops->bad ? w->ops->bad(w->arg, ref, level, low, err) : err;
 

@@ -3,6 +3,7 @@
  *
  *	cache.c		frames: allocation, the hash, eviction, birth and death
  *	cache_io.c	reading, verifying, mending, writing
+ *	tree_scrub.c	what stands on the device, past the cache
  */
 #ifndef ARBOR_BTREE_CACHE_INT_H
 #define ARBOR_BTREE_CACHE_INT_H
@@ -97,6 +98,17 @@ void cache_give_back(struct cache *, struct node *);
 /* Makes a node that was read findable, pinned or not; if another thread has done so first, gives back the frame and
  * returns the other's node. */
 struct node *cache_publish(struct cache *, struct node *, bool pin);
+
+/* cache_io.c, for tree_scrub.c */
+
+bool cache_inside_device(const struct cache *, uint64_t addr);
+/* Whether the bytes look like what is asked for, without a word if not. */
+bool cache_plausible(const struct cache *, const void *image, struct ref ref);
+/* The bytes in n->buf as the node that a reference names: 0 and n is filled in; else reported. */
+int cache_decode(struct cache *, struct node *n, struct ref ref, uint64_t tree, unsigned level, struct key low);
+/* Writes a verified image over the copy that does not verify (copy: the second). False: not permitted, or it failed. The
+ * caller sees to it that the address is not handed out again meanwhile. */
+bool cache_mend(struct cache *, struct ref, bool copy, const void *image);
 
 /* cache_io.c, for cache.c */
 int cache_spare_open(struct cache *);

@@ -43,8 +43,7 @@ static int check_node(const struct node *n, struct ref ref, uint64_t tree, unsig
 	return 0;
 }
 
-/* The bytes in n->buf as a node: 0 and n is filled in. */
-static int decode(struct cache *c, struct node *n, struct ref ref, uint64_t tree, unsigned level, struct key low)
+int cache_decode(struct cache *c, struct node *n, struct ref ref, uint64_t tree, unsigned level, struct key low)
 {
 	const struct disk_node *h = (const struct disk_node *)n->buf;
 	int err;
@@ -66,7 +65,7 @@ static int decode(struct cache *c, struct node *n, struct ref ref, uint64_t tree
 	return check_node(n, ref, tree, level, low);
 }
 
-static bool inside_device(const struct cache *c, uint64_t addr)
+bool cache_inside_device(const struct cache *c, uint64_t addr)
 {
 	/* A resize may go on in another thread. */
 	uint64_t blocks = __atomic_load_n(&c->bdev->geo.blocks, __ATOMIC_RELAXED);
@@ -79,7 +78,7 @@ static int read_at(struct cache *c, uint64_t addr, struct node *n)
 {
 	int err;
 
-	if (!inside_device(c, addr))
+	if (!cache_inside_device(c, addr))
 		return corrupt("node", addr, "address outside the device", addr,
 			       __atomic_load_n(&c->bdev->geo.blocks, __ATOMIC_RELAXED));
 	err = bdev_read(c->bdev, addr, n->buf, c->node_size / BLOCK_SIZE);
@@ -88,21 +87,24 @@ static int read_at(struct cache *c, uint64_t addr, struct node *n)
 	return err;
 }
 
-static void mend(struct cache *c, struct ref ref, const struct node *n)
+bool cache_mend(struct cache *c, struct ref ref, bool copy, const void *image)
 {
+	uint64_t addr = copy ? ref.copy : ref.addr;
+	const char *which = copy ? "second copy of " : "";
 	int err;
 
-	if (!c->mend || c->bdev->geo.read_only || !inside_device(c, ref.addr))
-		return;
+	if (!c->mend || c->bdev->geo.read_only || !cache_inside_device(c, addr))
+		return false;
 	pthread_mutex_lock(&c->mend_lock);
-	err = bdev_write(c->bdev, ref.addr, n->buf, c->node_size / BLOCK_SIZE);
+	err = bdev_write(c->bdev, addr, image, c->node_size / BLOCK_SIZE);
 	pthread_mutex_unlock(&c->mend_lock);
 	if (err) {
-		err_log(LOG_WARNING, "cannot mend node %llu: error %d", (unsigned long long)ref.addr, -err);
-		return;
+		err_log(LOG_WARNING, "cannot mend %snode %llu: error %d", which, (unsigned long long)ref.addr, -err);
+		return false;
 	}
 	atomic_fetch_add(&c->mended, 1);
-	err_log(LOG_WARNING, "node %llu mended from its second copy", (unsigned long long)ref.addr);
+	err_log(LOG_WARNING, "%snode %llu mended from its other copy", which, (unsigned long long)ref.addr);
+	return true;
 }
 
 /* Reads the node into a frame, from wherever it can be read. */
@@ -111,18 +113,18 @@ static int read_node(struct cache *c, struct node *n, struct ref ref, uint64_t t
 	int err = read_at(c, ref.addr, n);
 
 	if (!err)
-		err = decode(c, n, ref, tree, level, low);
+		err = cache_decode(c, n, ref, tree, level, low);
 	if (!err)
 		return 0;
 	atomic_fetch_add(&c->bad, 1);
 	if (!ref.copy)
 		return err;
-	if (read_at(c, ref.copy, n) || decode(c, n, ref, tree, level, low)) {
+	if (read_at(c, ref.copy, n) || cache_decode(c, n, ref, tree, level, low)) {
 		atomic_fetch_add(&c->bad, 1);
 		return err;
 	}
 	atomic_fetch_add(&c->copies_used, 1);
-	mend(c, ref, n);
+	(void)cache_mend(c, ref, false, n->buf);
 	return 0;
 }
 
@@ -154,13 +156,12 @@ int cache_load(struct cache *c, struct ref ref, uint64_t tree, unsigned level, s
 	return 0;
 }
 
-/* Whether the bytes look like what is asked for, without a word if not: the real load will say it. */
-static bool plausible(const struct cache *c, const struct node *n, struct ref ref)
+bool cache_plausible(const struct cache *c, const void *image, struct ref ref)
 {
-	const struct disk_node *h = (const struct disk_node *)n->buf;
+	const struct disk_node *h = image;
 
 	return le32_get(h->magic) == NODE_MAGIC && le64_get(h->addr) == ref.addr && le64_get(h->gen) == ref.gen &&
-	       node_sum_right(n->buf, c->node_size);
+	       node_sum_right(image, c->node_size);
 }
 
 #define PREFETCH_MAX 64u
@@ -176,7 +177,7 @@ void cache_prefetch(struct cache *c, const struct ref *refs, const struct key *l
 
 	bio_group_init(&group);
 	for (unsigned i = 0; i < n && got < PREFETCH_MAX; i++) {
-		if (cache_find(c, refs[i].addr, refs[i].gen) || !inside_device(c, refs[i].addr))
+		if (cache_find(c, refs[i].addr, refs[i].gen) || !cache_inside_device(c, refs[i].addr))
 			continue;
 		frames[got] = cache_take(c, true);
 		if (!frames[got])
@@ -196,7 +197,8 @@ void cache_prefetch(struct cache *c, const struct ref *refs, const struct key *l
 	for (unsigned i = 0; i < got; i++) {
 		struct ref ref = refs[which[i]];
 
-		if (!bios[i].err && plausible(c, frames[i], ref) && !decode(c, frames[i], ref, tree, level, lows[which[i]]))
+		if (!bios[i].err && cache_plausible(c, frames[i]->buf, ref) &&
+		    !cache_decode(c, frames[i], ref, tree, level, lows[which[i]]))
 			(void)cache_publish(c, frames[i], false);
 		else
 			cache_give_back(c, frames[i]);

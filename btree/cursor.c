@@ -80,6 +80,7 @@ int cursor_seek(struct cursor *c, const struct root *root, struct key key, struc
 {
 	bool in_order = c->leaf && !c->last && key_equal(key, c->next);
 	unsigned ahead = in_order ? c->ahead : AHEAD_MIN;
+	int err;
 
 	if (!root->levels)
 		goto none;
@@ -107,6 +108,13 @@ int cursor_seek(struct cursor *c, const struct root *root, struct key key, struc
 				return missed(c, n, i, low, ahead, miss);
 			}
 			n = child;
+		}
+		/* Items of another node's range would come twice, or not in order. */
+		err = tree_check_bounds(n, low, high);
+		if (err) {
+			c->miss_low = low;
+			c->miss_high = high;
+			return err;
 		}
 		i = node_search(n, key);
 		if (i < n->nr) {

@@ -27,12 +27,12 @@
  * free again it begins that group anew, so that a small filesystem does not wander over the whole of a large sparse
  * image; otherwise it goes on to the next group no other stream is working in. It looks for the full length, then for
  * half of it, and so on; once NEAR_GROUPS groups have been searched in vain, it takes the longest run it has seen.
- * ENOSPC is said only when every group has been ruled out.
+ * ENOSPC is said only when every group has been ruled out. Second copies of nodes keep out of the group of the first.
  *
  * Damage. A page that does not verify is reported once and everything below it counts as used. Events that belong
  * there cannot be recorded, so from the first such event on the page's entry is written without a checksum: the page
- * is lost for good, and cannot come back (a read error may be gone next time) with a map that lacks the event. The
- * checker rebuilds it.
+ * is lost for good, and cannot come back (a read error may be gone next time) with a map that lacks the event. Opening
+ * the store rebuilds it from the trees where the device is small or has no room left, the checker in any case.
  *
  * Invariants, checked by space_assert_valid_locked:
  *
@@ -109,6 +109,7 @@ int space_open(struct bdev *dev, const struct space_geometry *geo, const struct 
 		s->root.disk.home %= SPACE_HOMES;
 		s->root.home_prev = SPACE_HOME_NONE;
 		s->root.bad = true;
+		s->bad_pages = 1;
 		*ret = s;
 		return 0;
 	}
@@ -143,6 +144,7 @@ struct search {
 	enum space_stream stream;
 	uint32_t want;	   /* never more than this */
 	unsigned budget;   /* groups that may still be searched in vain */
+	uint64_t avoid;	   /* a group to be left out */
 	uint64_t best_g;   /* where the longest run was seen on the way */
 	uint32_t best_len; /* 0: none */
 
@@ -221,7 +223,7 @@ static int search_round(struct space *s, struct search *q, uint32_t need, bool n
 			if (err > 0)
 				break;
 			at_home = leg == 0 && g == home;
-			if (near && g != home && others_place(s, q->stream, g))
+			if (g == q->avoid || (near && g != home && others_place(s, q->stream, g)))
 				continue;
 			err = space_get_bitmap_locked(s, g, &bm);
 			if (err == -EBADMSG)
@@ -264,22 +266,20 @@ static int search(struct space *s, struct search *q, uint32_t min)
 	return search_round(s, q, min, false);
 }
 
-int space_alloc(struct space *s, enum space_stream stream, uint32_t min, uint32_t want, uint64_t *ret_addr,
-		uint32_t *ret_blocks)
+#define AVOID_NONE UINT64_MAX
+
+/* May unlock. */
+static int alloc_locked(struct space *s, enum space_stream stream, uint64_t avoid, uint32_t min, uint32_t want,
+			uint64_t *ret_addr, uint32_t *ret_blocks)
 {
 	struct search q;
 	uint64_t freed;
 	int err;
 
-	assert((unsigned)stream < SPACE_STREAMS);
-	if (min == 0 || min > want || want > SPACE_GROUP_BLOCKS / 2)
-		return -EINVAL;
-	pthread_mutex_lock(&s->lock);
-	space_assert_paranoid_locked(s);
 	do {
 		/* Room may appear, while the lock is let go of, where the search has already been. */
 		freed = s->freed;
-		q = (struct search){ .stream = stream, .want = want, .budget = NEAR_GROUPS };
+		q = (struct search){ .stream = stream, .want = want, .budget = NEAR_GROUPS, .avoid = avoid };
 		err = search(s, &q, min);
 	} while (err > 0 && s->freed != freed);
 	if (err > 0)
@@ -293,6 +293,46 @@ int space_alloc(struct space *s, enum space_stream stream, uint32_t min, uint32_
 		s->cursor[stream] = (struct space_cursor){ g, q.start + q.len };
 		*ret_addr = g * SPACE_GROUP_BLOCKS + q.start;
 		*ret_blocks = q.len;
+	}
+	return err;
+}
+
+int space_alloc(struct space *s, enum space_stream stream, uint32_t min, uint32_t want, uint64_t *ret_addr,
+		uint32_t *ret_blocks)
+{
+	int err;
+
+	assert((unsigned)stream < SPACE_STREAMS);
+	if (min == 0 || min > want || want > SPACE_GROUP_BLOCKS / 2)
+		return -EINVAL;
+	pthread_mutex_lock(&s->lock);
+	space_assert_paranoid_locked(s);
+	err = alloc_locked(s, stream, AVOID_NONE, min, want, ret_addr, ret_blocks);
+	space_assert_paranoid_locked(s);
+	pthread_mutex_unlock(&s->lock);
+	return err;
+}
+
+/*
+ * What damages one copy (a scratch, an erase block, a write gone astray) often reaches its neighbourhood. Within one group,
+ * next fit from half a group away keeps both in step: where the first copies go on, so do the second.
+ */
+int space_alloc_apart(struct space *s, uint64_t other, uint32_t min, uint32_t want, uint64_t *ret_addr,
+		      uint32_t *ret_blocks)
+{
+	uint64_t g = other / SPACE_GROUP_BLOCKS, first = g * SPACE_GROUP_BLOCKS, blocks;
+	int err = -ENOSPC;
+
+	if (min == 0 || min > want || want > SPACE_GROUP_BLOCKS / 2)
+		return -EINVAL;
+	pthread_mutex_lock(&s->lock);
+	space_assert_paranoid_locked(s);
+	if (s->alloc_end > SPACE_GROUP_BLOCKS)
+		err = alloc_locked(s, SPACE_COPIES, g, min, want, ret_addr, ret_blocks);
+	if (err == -ENOSPC) {
+		blocks = s->alloc_end - first < SPACE_GROUP_BLOCKS ? s->alloc_end - first : SPACE_GROUP_BLOCKS;
+		s->cursor[SPACE_COPIES] = (struct space_cursor){ g, (uint32_t)((other - first + blocks / 2) % blocks) };
+		err = alloc_locked(s, SPACE_COPIES, AVOID_NONE, min, want, ret_addr, ret_blocks);
 	}
 	space_assert_paranoid_locked(s);
 	pthread_mutex_unlock(&s->lock);
@@ -384,6 +424,16 @@ uint64_t space_durable_free(struct space *s)
 	free = s->root.free_durable;
 	pthread_mutex_unlock(&s->lock);
 	return free;
+}
+
+bool space_is_damaged(struct space *s)
+{
+	bool damaged;
+
+	pthread_mutex_lock(&s->lock);
+	damaged = s->bad_pages > 0;
+	pthread_mutex_unlock(&s->lock);
+	return damaged;
 }
 
 uint64_t space_groups(const struct space *s)

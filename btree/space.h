@@ -75,6 +75,12 @@ void space_close(struct space *); /* accepts NULL */
  */
 int space_alloc(struct space *, enum space_stream, uint32_t min, uint32_t want, uint64_t *ret_addr,
 		uint32_t *ret_blocks);
+/*
+ * The same for second copies of what is at `other`: in another group where that has room, else half a group away or as
+ * far as it goes. The stream is SPACE_COPIES.
+ */
+int space_alloc_apart(struct space *, uint64_t other, uint32_t min, uint32_t want, uint64_t *ret_addr,
+		      uint32_t *ret_blocks);
 
 /* Hands a run back: it may be given out again. -EUCLEAN when a block of it was not in use, or still is durable (nothing
  * is changed). */
@@ -113,6 +119,21 @@ uint64_t space_durable_free(struct space *);
  * device, or too large.
  */
 int space_grow(struct space *, uint64_t blocks);
+
+/* Whether some page is known to be unreadable: its groups count as full until they are rebuilt. */
+bool space_is_damaged(struct space *);
+/* Loads all pages, so that what is damaged is known: for small maps. -ENOMEM. */
+int space_load(struct space *);
+
+/*
+ * For scrubbing: reads the page of `level` (SPACE_LEVELS_MAX .. 0: a bitmap) over group g from its home, whatever memory has.
+ * 0: it verifies; 1: it does not, but is known: the next space_write writes it to another home; -EBADMSG,
+ * -EUCLEAN, -EIO: it does not, and is not known: it counts as full (reported). -ENOENT: there is none. -ENOMEM. A call that may read; not between
+ * space_write and space_commit.
+ */
+int space_scrub(struct space *, unsigned level, uint64_t g);
+/* The first group behind g that a page of this level begins with. */
+uint64_t space_scrub_next(unsigned level, uint64_t g);
 
 /* For checkers: copies the bitmaps of group g (SPACE_GROUP_BLOCKS bits each; either may be NULL). -EBADMSG: bad. */
 uint64_t space_groups(const struct space *);

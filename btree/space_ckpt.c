@@ -490,9 +490,11 @@ static int replace(struct space *s, struct space_child *c, struct space_radix *p
 				.home_prev = SPACE_HOME_NONE,
 				.bad = true,
 			};
+			s->bad_pages++;
 		}
 	}
 	c->bad = false;
+	s->bad_pages--;
 	c->free_durable = 0;
 	if (parent)
 		space_count_locked(s, &parent->page, 0, -free);

@@ -5,6 +5,7 @@
  *	space_map.c	the pages in memory: finding, loading, dropping, counting
  *	space.c		the allocator: alloc, free, and the invariants
  *	space_ckpt.c	what changes the durable map: apply, write, commit, grow, rebuild
+ *	space_scrub.c	pages as the device has them
  *
  * Functions that need the lock end in _locked; those marked "may unlock" let go of it while the device reads, after
  * which no pointer into the map that was taken before is good any more.
@@ -87,6 +88,7 @@ struct space {
 
 	struct space_cursor cursor[SPACE_STREAMS];
 	uint64_t freed;	    /* how often room has appeared */
+	uint64_t bad_pages; /* known to be unreadable */
 	uint64_t alloc_end; /* blocks from here on are not handed out yet: see space_grow */
 	uint64_t held;	    /* free blocks from alloc_end on */
 
@@ -160,6 +162,9 @@ static inline struct space_radix *space_as_radix(struct space_page *p)
 /* --- space_map.c */
 
 struct space_child *space_child_of_locked(struct space *, const struct space_page *);
+/* Where the page of this level over group g hangs; NULL when the way there is not loaded or bad. */
+struct space_child *space_find_child_locked(struct space *, unsigned level, uint64_t g, struct space_radix **ret_parent);
+bool space_entry_equal(const struct space_root *a, const struct space_root *b);
 /* The topmost unreadable child on the way to group g; NULL: there is none, or the way is not loaded. */
 struct space_child *space_bad_locked(struct space *, uint64_t g, unsigned *ret_level, struct space_radix **ret_parent);
 

@@ -20,8 +20,7 @@ struct space_child *space_child_of_locked(struct space *s, const struct space_pa
 	return p->parent ? &p->parent->child[space_slot(p->level, p->first)] : &s->root;
 }
 
-/* Where the page of this level over group g hangs; NULL when the way there is not loaded or bad. */
-static struct space_child *find_child(struct space *s, unsigned level, uint64_t g, struct space_radix **ret_parent)
+struct space_child *space_find_child_locked(struct space *s, unsigned level, uint64_t g, struct space_radix **ret_parent)
 {
 	struct space_child *c = &s->root;
 	struct space_radix *parent = NULL;
@@ -234,9 +233,14 @@ static void read_all(struct bdev *dev, unsigned level, struct load *l, unsigned 
 		bdev_submit(dev, bio, started);
 		bdev_wait(dev, &group);
 	}
-	for (unsigned i = 0; i < n; i++)
-		if (l[i].buf)
-			l[i].err = bios[i].err;
+	for (unsigned i = 0; i < n; i++) {
+		if (!l[i].buf)
+			continue;
+		l[i].err = bios[i].err;
+		/* What is bad stays so until the next mount, and takes all the space it tells of with it: asked twice. */
+		if (l[i].err)
+			l[i].err = bdev_read(dev, bios[i].addr, l[i].buf, 1);
+	}
 }
 
 /* Without the lock: reads and decodes. Sets each load's page or its why.err. */
@@ -282,13 +286,14 @@ static void mark_bad(struct space *s, struct space_child *c, struct space_radix 
 	int64_t free = (int64_t)c->free_used;
 
 	c->bad = true;
+	s->bad_pages++;
 	c->free_used = 0;
 	c->run_max = 0;
 	if (parent)
 		space_count_locked(s, &parent->page, -free, 0);
 }
 
-static bool entry_equal(const struct space_root *a, const struct space_root *b)
+bool space_entry_equal(const struct space_root *a, const struct space_root *b)
 {
 	return a->gen == b->gen && a->sum == b->sum && a->free == b->free && a->home == b->home;
 }
@@ -316,10 +321,10 @@ static int load_locked(struct space *s, unsigned level, struct load *l, unsigned
 
 		/* Growing changes what is right for a page, and its level. */
 		if (s->shape.end == sh.end)
-			c = find_child(s, level, l[i].g, &parent);
+			c = space_find_child_locked(s, level, l[i].g, &parent);
 		if (l[i].why.err == -ENOMEM) {
 			err = -ENOMEM;
-		} else if (!c || c->page || c->bad || !entry_equal(&c->disk, &l[i].entry)) {
+		} else if (!c || c->page || c->bad || !space_entry_equal(&c->disk, &l[i].entry)) {
 			mem_free(l[i].page);
 		} else if (l[i].page) {
 			space_insert_locked(s, c, parent, l[i].page);
@@ -386,7 +391,7 @@ int space_prefetch_locked(struct space *s, const uint64_t *groups, unsigned n)
 	assert(n <= SPACE_PREFETCH);
 	for (unsigned i = 0; i < n; i++) {
 		struct space_radix *parent;
-		struct space_child *c = find_child(s, 0, groups[i], &parent);
+		struct space_child *c = space_find_child_locked(s, 0, groups[i], &parent);
 
 		if (!c || c->page || c->bad)
 			continue;

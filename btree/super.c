@@ -31,7 +31,7 @@ static struct disk_root root_encode(const struct root *r)
 	};
 }
 
-static int root_decode(const struct disk_root *d, uint64_t blocks, uint64_t where, struct root *ret)
+static int root_decode(const struct disk_root *d, const struct super *s, uint64_t where, struct root *ret)
 {
 	*ret = (struct root){
 		.ref = { le64_get(d->addr), le64_get(d->copy), le64_get(d->gen) },
@@ -44,8 +44,10 @@ static int root_decode(const struct disk_root *d, uint64_t blocks, uint64_t wher
 			       ret->levels);
 	if (ret->levels == 0 && (ret->ref.copy || ret->ref.gen))
 		return corrupt("superblock", where, "copy or generation of an empty tree", ret->ref.copy, ret->ref.gen);
-	if (ret->ref.addr >= blocks || ret->ref.copy >= blocks)
-		return corrupt("superblock", where, "root address", ret->ref.addr, blocks);
+	if (ret->ref.addr >= s->blocks || ret->ref.copy >= s->blocks)
+		return corrupt("superblock", where, "root address", ret->ref.addr, s->blocks);
+	if (ret->ref.gen >> GEN_EPOCH_SHIFT > s->mount_epoch)
+		return corrupt("superblock", where, "root of a later mount", ret->ref.gen, s->mount_epoch);
 	if (le32_get(d->zero))
 		return corrupt("superblock", where, "bytes that are zero", le32_get(d->zero), 0);
 	return 0;
@@ -75,6 +77,8 @@ static int check_fields(const struct super *s, uint64_t where)
 		return corrupt("superblock", where, "free or claimed blocks", s->space.free, s->claims);
 	if (s->flags & ~SUPER_CLEAN)
 		return corrupt("superblock", where, "flags", s->flags, SUPER_CLEAN);
+	if (s->gen >> GEN_EPOCH_SHIFT > s->mount_epoch || s->space.gen >> GEN_EPOCH_SHIFT > s->mount_epoch)
+		return corrupt("superblock", where, "generation of a later mount", s->gen, s->mount_epoch);
 	return 0;
 }
 
@@ -135,9 +139,9 @@ int super_decode(const void *block, unsigned slot, struct super *ret)
 	}
 	err = check_fields(ret, where);
 	if (!err)
-		err = root_decode(&d->files, ret->blocks, where, &ret->files);
+		err = root_decode(&d->files, ret, where, &ret->files);
 	if (!err)
-		err = root_decode(&d->system, ret->blocks, where, &ret->system);
+		err = root_decode(&d->system, ret, where, &ret->system);
 	return err;
 }
 

@@ -187,6 +187,8 @@ int tree_floor(struct cache *c, const struct root *root, uint64_t id, struct key
 		level = left.level;
 		rightmost = true;
 	}
+	if (key_less(node_key(n, i - 1), low))
+		return corrupt("node", n->addr, "key below the node's range", node_key(n, i - 1).obj, low.obj);
 	*ret_key = node_key(n, i - 1);
 	*ret_val = node_val(n, i - 1);
 	*ret_len = node_len(n, i - 1);

@@ -7,10 +7,12 @@
  *  - within one view each block of a node stands once, and each data block as often as its shared count says
  *  - no block is both node and data, in whatever views
  *  - a view refers to nothing born after it
+ *  - what a view holds was born before its parent's generation exactly if the parent holds it, too: by that alone it is
+ *    decided, when a block is released, whether it is free or goes on the dead list
  *  - the space map says "in use" exactly of what some view or the system tree reaches, and of what is fixed
  *  - a view's dead list names exactly what its parent reaches and it does not
  *
- * Memory: one bit a block for each of four maps, and 24 bytes for each extent of one view.
+ * Memory: one bit a block for each of five maps, and 24 bytes for each extent of one view.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -25,16 +27,23 @@ struct map {
 	uint64_t blocks;
 };
 
+struct shared {
+	uint64_t addr, birth;
+	uint32_t blocks, refs;
+};
+
 struct check {
 	struct store *s;
 	struct check_result *r;
 	struct map nodes, data; /* reached by any view */
 	struct map view;	/* reached by the view being looked at */
 	struct map parent;	/* by its parent */
+	struct map old;		/* of `view`, what was born up to old_gen */
 	struct ref_range *runs; /* extents of the view */
 	size_t n_runs, cap_runs;
-	struct ref_range *shared; /* its shared records; birth holds the references */
+	struct shared *shared; /* its shared records */
 	size_t n_shared, cap_shared;
+	uint64_t old_gen; /* the parent's generation; 0 while the parent is looked at */
 	uint64_t gen;  /* nothing in it is younger */
 	uint64_t root; /* id of the view, for messages */
 	bool system;
@@ -67,13 +76,19 @@ static void map_set(struct map *m, uint64_t i)
 	m->bits[i / 8] |= (uint8_t)(1u << (i % 8));
 }
 
+static void map_put(struct map *m, uint64_t i, bool bit)
+{
+	m->bits[i / 8] &= (uint8_t) ~(1u << (i % 8));
+	m->bits[i / 8] |= (uint8_t)((unsigned)bit << (i % 8));
+}
+
 static void map_clear(struct map *m)
 {
 	memset(m->bits, 0, m->blocks / 8 + 1);
 }
 
 /* A node's blocks, at either of its addresses. */
-static void node_at(struct check *c, uint64_t addr)
+static void node_at(struct check *c, uint64_t addr, uint64_t gen)
 {
 	uint32_t nb = c->s->super.node_size / BLOCK_SIZE;
 
@@ -88,6 +103,8 @@ static void node_at(struct check *c, uint64_t addr)
 			problem(c, "node", addr, "overlaps data, view", c->root, 0);
 		map_set(&c->view, addr + i);
 		map_set(&c->nodes, addr + i);
+		if (c->old_gen)
+			map_put(&c->old, addr + i, gen <= c->old_gen);
 	}
 }
 
@@ -99,9 +116,9 @@ static int on_ref(void *arg, struct ref ref, unsigned level)
 	c->r->nodes++;
 	if (ref.gen > c->gen)
 		problem(c, "node", ref.addr, "younger than its view", ref.gen, c->gen);
-	node_at(c, ref.addr);
+	node_at(c, ref.addr, ref.gen);
 	if (ref.copy)
-		node_at(c, ref.copy);
+		node_at(c, ref.copy, ref.gen);
 	return 0;
 }
 
@@ -127,7 +144,8 @@ static int on_item(void *arg, struct key key, const void *val, size_t len)
 
 		if (mem_grow((void **)&c->shared, &c->cap_shared, c->n_shared + 1, sizeof(*c->shared)))
 			return -ENOMEM;
-		c->shared[c->n_shared++] = (struct ref_range){ key.off, le32_get(d->blocks), le32_get(d->refs) };
+		c->shared[c->n_shared++] =
+			(struct shared){ key.off, le64_get(d->birth), le32_get(d->blocks), le32_get(d->refs) };
 		return 0;
 	}
 	if (c->system || !record_extent(t, key, val, len, &x) || !x.addr)
@@ -145,7 +163,7 @@ static int on_item(void *arg, struct key key, const void *val, size_t len)
 
 struct point {
 	uint64_t addr;
-	int32_t refs, shared; /* change of the running sums */
+	int64_t refs, shared; /* change of the running sums */
 };
 
 static int point_cmp(const void *pa, const void *pb)
@@ -160,7 +178,7 @@ static int check_counts(struct check *c)
 {
 	size_t n = 0, max = 2 * (c->n_runs + c->n_shared);
 	struct point *p = mem_alloc((max + 1) * sizeof(*p));
-	int32_t refs = 0, shared = 0;
+	int64_t refs = 0, shared = 0;
 
 	if (!p)
 		return -ENOMEM;
@@ -169,8 +187,8 @@ static int check_counts(struct check *c)
 		p[n++] = (struct point){ c->runs[i].addr + c->runs[i].blocks, -1, 0 };
 	}
 	for (size_t i = 0; i < c->n_shared; i++) {
-		p[n++] = (struct point){ c->shared[i].addr, 0, (int32_t)c->shared[i].birth };
-		p[n++] = (struct point){ c->shared[i].addr + c->shared[i].blocks, 0, -(int32_t)c->shared[i].birth };
+		p[n++] = (struct point){ c->shared[i].addr, 0, c->shared[i].refs };
+		p[n++] = (struct point){ c->shared[i].addr + c->shared[i].blocks, 0, -(int64_t)c->shared[i].refs };
 	}
 	if (n)
 		qsort(p, n, sizeof(*p), point_cmp);
@@ -194,6 +212,17 @@ static int check_counts(struct check *c)
 	return 0;
 }
 
+/* Of data that is shared, the record's birth counts. */
+static void mark_old(struct check *c)
+{
+	for (size_t i = 0; i < c->n_runs; i++)
+		for (uint32_t k = 0; k < c->runs[i].blocks; k++)
+			map_put(&c->old, c->runs[i].addr + k, c->runs[i].birth <= c->old_gen);
+	for (size_t i = 0; i < c->n_shared; i++)
+		for (uint64_t b = c->shared[i].addr; b < c->shared[i].addr + c->shared[i].blocks && b < c->old.blocks; b++)
+			map_put(&c->old, b, c->shared[i].birth <= c->old_gen);
+}
+
 /* Walks one tree into c->view. */
 static int look_at(struct check *c, uint64_t tree, const struct root *root, uint64_t gen, uint64_t id)
 {
@@ -210,7 +239,11 @@ static int look_at(struct check *c, uint64_t tree, const struct root *root, uint
 		problem(c, "tree", root->ref.addr, "structure of view", id, 0);
 		err = 0;
 	}
-	return err ? err : check_counts(c);
+	if (!err)
+		err = check_counts(c);
+	if (!err && c->old_gen)
+		mark_old(c);
+	return err;
 }
 
 struct line { /* a snapshot, or live (id 0) */
@@ -251,14 +284,23 @@ static const struct line *line_of(const struct lines *l, uint64_t id)
 	return NULL;
 }
 
+static uint64_t parent_gen(const struct lines *l, const struct line *v)
+{
+	const struct line *p = v->parent ? line_of(l, v->parent) : NULL;
+
+	return p ? p->gen : 0;
+}
+
 static int on_dead(void *arg, struct key key, const void *val, size_t len)
 {
 	const struct disk_dead *d = val;
 	struct check *c = arg;
 
 	(void)len;
+	if (!space_valid(c->s->space, key.off, le32_get(d->blocks)))
+		return problem(c, "dead list", key.off, "outside of the device, blocks", le32_get(d->blocks), 0);
 	for (uint64_t b = key.off; b < key.off + le32_get(d->blocks); b++) {
-		if (b >= c->view.blocks || !map_get(&c->parent, b) || map_get(&c->view, b)) {
+		if (!map_get(&c->parent, b) || map_get(&c->view, b)) {
 			problem(c, "dead list", b, "block is not what the parent has and the view has not, view", c->root, 0);
 			continue;
 		}
@@ -281,6 +323,7 @@ static int check_dead_list(struct check *c, const struct lines *l, const struct 
 	} else {
 		keep = c->view;
 		c->view = c->parent;
+		c->old_gen = 0;
 		err = look_at(c, TREE_FILES, &p->root, p->gen, p->id);
 		c->parent = c->view;
 		c->view = keep;
@@ -288,6 +331,9 @@ static int check_dead_list(struct check *c, const struct lines *l, const struct 
 			return err;
 	}
 	c->root = v->id;
+	for (uint64_t b = 0; p && b < c->view.blocks; b++)
+		if (map_get(&c->view, b) && map_get(&c->old, b) != map_get(&c->parent, b))
+			problem(c, "birth", b, "not as its parent has it or has it not, view", v->id, map_get(&c->parent, b));
 	err = system_each(c->s, key_make(v->list, SYSTEM_DEAD, 0), key_make(v->list, SYSTEM_DEAD, UINT64_MAX), on_dead, c);
 	for (uint64_t b = 0; !err && b < c->view.blocks; b++)
 		if (map_get(&c->parent, b) && !map_get(&c->view, b))
@@ -347,6 +393,7 @@ static int check_all(struct check *c, const struct root *live, const struct root
 	for (size_t i = 0; !err && i < l.n; i++) {
 		if (l.at[i].dying)
 			continue;
+		c->old_gen = parent_gen(&l, &l.at[i]);
 		err = look_at(c, TREE_FILES, &l.at[i].root, l.at[i].gen, l.at[i].id);
 		if (!err && !dying)
 			err = check_dead_list(c, &l, &l.at[i]);
@@ -385,11 +432,14 @@ int store_check(struct store *s, struct check_result *ret)
 	if (!err)
 		err = map_open(&c.parent, atomic_load(&s->blocks));
 	if (!err)
+		err = map_open(&c.old, atomic_load(&s->blocks));
+	if (!err)
 		err = check_all(&c, &v->base, &system, v->base_gen);
 	mem_free(c.nodes.bits);
 	mem_free(c.data.bits);
 	mem_free(c.view.bits);
 	mem_free(c.parent.bits);
+	mem_free(c.old.bits);
 	mem_free(c.runs);
 	mem_free(c.shared);
 	view_close(v);

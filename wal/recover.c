@@ -162,6 +162,7 @@ int recover(struct store *s)
 	struct marked m = { .s = s };
 	struct replay r = { .s = s };
 	struct log_scan *scan = NULL;
+	struct log_scan_result found;
 	uint64_t start = clock_ns();
 	int err;
 
@@ -171,12 +172,19 @@ int recover(struct store *s)
 	s->live.tree.gen = store_next_gen(s);
 	s->system.gen = store_next_gen(s);
 	s->replay_pos = opt.pos;
+	if (s->rebuild_space)
+		err = space_rebuild(s);
+	if (err)
+		return err;
 	if (s->super.flags & SUPER_CLEAN)
 		goto end;
 
 	err = log_scan_open(&opt, &scan);
-	if (!err)
+	if (!err) {
+		log_scan_result(scan, &found);
+		s->log_damaged = found.damaged;
 		err = log_scan_each(scan, mark_record, riding_home, &m);
+	}
 	if (!err)
 		err = enough_memory(&m);
 	if (!err)

@@ -112,7 +112,7 @@ static int write_zeros(struct bdev *dev, uint64_t addr, uint64_t blocks)
 }
 
 /* The log gets 1/16 of a small device and at most 64 MiB: three checkpoints' worth of records, quickly scanned. */
-static uint64_t log_default(uint64_t blocks)
+uint64_t store_log_default(uint64_t blocks)
 {
 	uint64_t n = blocks / 16;
 
@@ -132,7 +132,7 @@ int store_mkfs(struct bdev *dev, const struct store_mkfs_options *opt)
 		.incompat = opt->copies ? SUPER_INCOMPAT_COPIES : 0,
 		.blocks = blocks,
 		.log_start = start,
-		.log_blocks = opt->log_blocks ? opt->log_blocks : log_default(blocks),
+		.log_blocks = opt->log_blocks ? opt->log_blocks : store_log_default(blocks),
 		.log_seq = 1,
 		.log_lsn = 1,
 		.flags = SUPER_CLEAN,
@@ -432,9 +432,41 @@ static int open_parts(struct store *s)
 	return err ? err : view_find_shared(&s->live);
 }
 
-int store_open(struct bdev *dev, const struct store_options *opt, struct store **ret)
+#define SPACE_SMALL_GROUPS 64u /* 8 GiB */
+
+/* On a small device a group is a good part of it, and reading all nodes takes a moment. */
+static int look_at_space(struct store *s)
 {
-	struct log_options lo;
+	int err;
+
+	if (s->rebuild_space || s->opt.read_only || space_groups(s->space) > SPACE_SMALL_GROUPS)
+		return 0;
+	err = space_load(s->space);
+	s->rebuild_space = !err && space_is_damaged(s->space);
+	return err;
+}
+
+static int start_log(struct store *s)
+{
+	struct log_options lo = {
+		.bdev = s->bdev,
+		.data = s->data,
+		.start = s->super.log_start,
+		.blocks = s->super.log_blocks,
+		.epoch = s->super.log_epoch,
+		.pos = { s->super.log_block, s->super.log_seq, s->super.log_lsn },
+		.ride_max = s->opt.ride_max,
+		.failed = log_failed,
+		.arg = s,
+	};
+
+	return log_open(&lo, &s->log);
+}
+
+/* *ret_damaged: there is not enough room, and a part of the space map cannot be read, so there may be some. */
+static int try_open(struct bdev *dev, const struct store_options *opt, bool rebuild_space, struct store **ret,
+		    bool *ret_damaged)
+{
 	struct store *s;
 	bool other_ok;
 	int err;
@@ -472,6 +504,7 @@ int store_open(struct bdev *dev, const struct store_options *opt, struct store *
 	pthread_cond_init(&s->bg_done, NULL);
 	s->next_view = 1;
 	s->replaying = true;
+	s->rebuild_space = rebuild_space;
 	err = view_init(&s->live, s, VIEW_LIVE);
 	if (err) {
 		mem_free(s);
@@ -490,6 +523,8 @@ int store_open(struct bdev *dev, const struct store_options *opt, struct store *
 	if (!err)
 		err = open_parts(s);
 	if (!err)
+		err = look_at_space(s);
+	if (!err)
 		err = recover(s);
 	if (!err)
 		err = supply_open(s);
@@ -499,18 +534,8 @@ int store_open(struct bdev *dev, const struct store_options *opt, struct store *
 		*ret = s;
 		return 0;
 	}
-	lo = (struct log_options){
-		.bdev = dev,
-		.data = s->data,
-		.start = s->super.log_start,
-		.blocks = s->super.log_blocks,
-		.epoch = s->super.log_epoch,
-		.pos = { s->super.log_block, s->super.log_seq, s->super.log_lsn },
-		.ride_max = opt->ride_max,
-		.failed = log_failed,
-		.arg = s,
-	};
-	err = log_open(&lo, &s->log);
+	*ret_damaged = space_is_damaged(s->space) && supply_short(s);
+	err = *ret_damaged && !s->rebuild_space ? -ENOSPC : start_log(s);
 	if (!err)
 		err = snapshot_resume(s);
 	if (!err)
@@ -520,8 +545,21 @@ int store_open(struct bdev *dev, const struct store_options *opt, struct store *
 	*ret = s;
 	return 0;
 fail:
+	*ret_damaged |= err == -ENOSPC && s->space && space_is_damaged(s->space);
 	store_free(s);
 	return err;
+}
+
+/*
+ * A crash inside recovery changes nothing, and so does giving up and beginning anew. On a large device the map is rebuilt only where
+ * opening cannot do without: it means reading all nodes, and a few groups that count as full do no harm there.
+ */
+int store_open(struct bdev *dev, const struct store_options *opt, struct store **ret)
+{
+	bool damaged = false;
+	int err = try_open(dev, opt, false, ret, &damaged);
+
+	return err == -ENOSPC && damaged ? try_open(dev, opt, true, ret, &damaged) : err;
 }
 
 int store_close(struct store *s)
@@ -645,6 +683,9 @@ void store_status(struct store *s, struct store_status *ret)
 		.blocks_claimed = store_claims(s),
 		.blocks_reclaiming = atomic_load(&s->reclaiming),
 		.node_size = s->super.node_size,
+		.log_start = s->super.log_start,
+		.incompat = s->super.incompat,
+		.created_ns = s->super.created,
 		.log_blocks = s->super.log_blocks,
 		.checkpoints = atomic_load(&s->checkpoints),
 		.checkpoint_freeze_max_us = atomic_load(&s->checkpoint.freeze_max_us),
@@ -658,6 +699,7 @@ void store_status(struct store *s, struct store_status *ret)
 		.data_inflight = ds.inflight_blocks,
 		.recovered_records = s->recovered_records,
 		.recovered_us = s->recovered_us,
+		.log_damaged = s->log_damaged,
 		.error = atomic_load(&s->error),
 	};
 	supply_status(s, &ret->blocks_pooled, &ret->blocks_reserved);

@@ -77,6 +77,7 @@ struct store_status {
 	uint64_t blocks, blocks_free, blocks_usable, blocks_claimed, blocks_pinned, blocks_reclaiming;
 	uint64_t blocks_pooled, blocks_reserved; /* set aside for nodes; of these, for what makes room alone */
 	uint32_t node_size;
+	uint64_t log_start, incompat, created_ns; /* as mkfs set them */
 	uint64_t log_blocks, log_used, lsn_next, lsn_durable, syncs, segments;
 	uint64_t checkpoints, checkpoint_last_us, checkpoint_freeze_max_us;
 	size_t cache_frames, cache_frames_max, cache_dirty;
@@ -84,6 +85,7 @@ struct store_status {
 	size_t data_dirty, data_inflight;
 	uint64_t views, txns, snapshots;
 	uint64_t recovered_records, recovered_us; /* by the last open */
+	bool log_damaged;			  /* ... which ended in front of damage, because of ignore_log_damage */
 	int error;				  /* sticky; 0 while all is well */
 	char error_text[128];
 };

@@ -10,6 +10,8 @@
  *	reclaim.c	from "not reachable any more" to "may be handed out again"
  *	checkpoint.c	making a frozen root durable
  *	recover.c	replay
+ *	space_rebuild.c	a space map that cannot be read, made anew at open
+ *	scrub.c		what stands on the device, verified while in use
  *	merge.c		a transaction's commit
  *	snapshot*.c	snapshots and their dead lists
  *	check.c		the structural check
@@ -317,10 +319,14 @@ struct store {
 	atomic_int error;
 	char error_text[128];
 	uint64_t new_blocks;	   /* the filesystem has grown to this; 0: not since open; guarded by checkpoint.lock */
+	atomic_uint scrub_views;   /* open: they pin what others release */
+	atomic_bool scrub_wanted;  /* ... and somebody needs it */
+	bool rebuild_space;	   /* open: pages of the space map that cannot be read are made anew first */
 	bool replaying;		   /* no views are open, but what is released may be taken back: counts as pinned */
 	struct log_pos replay_pos; /* recovery: where a checkpoint made now says that the log goes on */
 	pthread_mutex_t snapshot_lock; /* one snapshot operation at a time; before checkpoint.lock */
 	uint64_t recovered_records, recovered_us;
+	bool log_damaged; /* by the last open; it was told to ignore it */
 	uint64_t seed_state;
 };
 
@@ -339,6 +345,7 @@ void store_fail(struct store *, int err, const char *what);
 uint64_t store_next_gen(struct store *);
 uint64_t store_random(struct store *);
 uint64_t clock_ns(void);
+uint64_t store_log_default(uint64_t blocks); /* blocks of the log of a device of this size */
 void checkpoint_request(struct store *);   /* soon, in the background; inline later when manual */
 void tick_request(struct store *);	   /* the log's timer strikes now; not when manual */
 int checkpoint_wait(struct store *);	   /* one begun after the call; runs it where there is no thread. No locks held. */
@@ -418,6 +425,7 @@ uint64_t supply_for_claims(uint64_t claims); /* blocks to keep for promises of s
 void supply_status(struct store *, uint64_t *ret_pooled, uint64_t *ret_reserved); /* blocks */
 void supply_refill(struct store *);	/* fills the reserves again; after space has come back */
 bool supply_low(struct store *);
+bool supply_short(struct store *);	/* the reserves cannot be filled */
 int make_room(struct store *, enum supply_class, unsigned tries); /* 0: try again */
 
 /* reclaim.c */
@@ -464,6 +472,12 @@ int checkpoint_run(struct store *, unsigned flags, const struct freeze_ops *, vo
 /* Read-only, after replay: dead lists and space map say what a checkpoint would write, so that they can be checked. */
 int checkpoint_in_memory(struct store *s);
 bool checkpoint_mine(void); /* the calling thread is inside a checkpoint */
+
+/* scrub.c */
+bool scrub_give_way(struct store *); /* what a scrub pins is needed: true once it has let go. No locks held. */
+
+/* space_rebuild.c */
+int space_rebuild(struct store *); /* at open, before replay: pages of the space map that cannot be read, from the trees */
 
 /* recover.c */
 int recover(struct store *); /* marks, replays; s->super is the newest, its epoch written. Ends with a checkpoint to both */

@@ -99,7 +99,7 @@ static int from_map(struct store *s, struct node_stack *to, size_t n, enum keep 
 	if (err)
 		return err;
 	if (s->live.tree.copies) {
-		err = space_alloc(s->space, SPACE_COPIES, nb, got / nb * nb, &copy, &got2);
+		err = space_alloc_apart(s->space, addr, nb, got / nb * nb, &copy, &got2);
 		if (err) {
 			(void)space_free(s->space, addr, got);
 			return err;
@@ -175,6 +175,16 @@ int supply_open(struct store *s)
 	if (!s->opt.read_only)
 		supply_refill(s);
 	return 0;
+}
+
+bool supply_short(struct store *s)
+{
+	bool is_short;
+
+	pthread_mutex_lock(&s->supply.lock);
+	is_short = !reserves_full(s);
+	pthread_mutex_unlock(&s->supply.lock);
+	return is_short;
 }
 
 void supply_close(struct store *s)
@@ -336,6 +346,7 @@ int supply_data(struct store *s, uint32_t want, bool claimed, enum supply_class 
 int make_room(struct store *s, enum supply_class class, unsigned tries)
 {
 	uint64_t before = atomic_load(&s->reclaimed);
+	bool gave_way = false;
 	int64_t freed;
 
 	if (store_failed(s))
@@ -356,6 +367,11 @@ int make_room(struct store *s, enum supply_class class, unsigned tries)
 		}
 		if ((atomic_load(&s->reclaimed) != before && tries < 16) || (atomic_load(&s->reclaiming) && tries < 4))
 			return 0;
+		/* A scrub does not make a device full. */
+		if (!gave_way && scrub_give_way(s)) {
+			gave_way = true;
+			continue;
+		}
 		if (class <= SUPPLY_CLAIMED || !txn_kill_oldest(s))
 			return -ENOSPC;
 	}

@@ -10,10 +10,19 @@ static_assert(CHANGE_PUT == BATCH_PUT && CHANGE_DEL == BATCH_DEL && CHANGE_DEL_R
 
 static int check_tail(const struct batch_record *r)
 {
-	for (uint32_t i = 0; i < r->n_bodies; i++)
+	uint64_t blocks = 0;
+
+	for (uint32_t i = 0; i < r->n_bodies; i++) {
 		if (!le32_get(r->bodies[i].blocks) || le32_get(r->bodies[i].zero))
 			return corrupt("log record", le64_get(r->bodies[i].addr), "blocks of an outside body",
 				       le32_get(r->bodies[i].blocks), le32_get(r->bodies[i].zero));
+		blocks += le32_get(r->bodies[i].blocks);
+	}
+	if (r->outside && (r->change_bytes + BLOCK_SIZE - 1) / BLOCK_SIZE != blocks)
+		return corrupt("log record", 0, "bytes of its outside body", r->change_bytes, blocks * BLOCK_SIZE);
+	/* Memory is made ready by this number. */
+	if (r->n_changes > r->change_bytes / sizeof(struct disk_change))
+		return corrupt("log record", 0, "changes in so many bytes", r->n_changes, r->change_bytes);
 	/* Fresh and taken ranges lie behind one another. */
 	for (uint32_t i = 0; i < r->n_fresh + r->n_taken; i++)
 		if (!le32_get(r->fresh[i].blocks) || le32_get(r->fresh[i].zero))
@@ -48,7 +57,7 @@ int batch_record_read(const void *rec, size_t len, struct batch_record *ret)
 		return corrupt("log record", 0, "flags", le32_get(d->flags), BATCH_OUTSIDE);
 	if (ret->outside != (ret->n_bodies > 0))
 		return corrupt("log record", 0, "blocks of an outside body", ret->n_bodies, ret->outside);
-	if (!ret->outside && ret->change_bytes > len)
+	if (ret->outside ? ret->change_bytes >> 63 : ret->change_bytes > len)
 		return corrupt("log record", 0, "bytes of changes", ret->change_bytes, len);
 
 	want = sizeof(*d) + (ret->outside ? 0 : ret->change_bytes) +

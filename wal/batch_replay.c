@@ -25,8 +25,6 @@ static int replay_body(struct batch *b, const struct batch_record *r)
 
 	for (uint32_t i = 0; i < r->n_bodies; i++)
 		blocks += le32_get(r->bodies[i].blocks);
-	if (r->change_bytes > blocks * BLOCK_SIZE || r->change_bytes + BLOCK_SIZE <= blocks * BLOCK_SIZE)
-		return corrupt("log record", 0, "bytes of its outside body", r->change_bytes, blocks * BLOCK_SIZE);
 	buf = mem_alloc_blocks(blocks * BLOCK_SIZE);
 	if (!buf)
 		return -ENOMEM;

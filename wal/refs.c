@@ -53,6 +53,8 @@ static int shared_validate(struct key key, const void *val, size_t len)
 		return corrupt("shared count", key.off, "inode number", key_ino(key), KEY_INO_MAX);
 	if (le32_get(d->refs) < 2 || le32_get(d->blocks) == 0)
 		return corrupt("shared count", key.off, "references or blocks", le32_get(d->refs), 2);
+	if (!key.off || key.off > UINT64_MAX - le32_get(d->blocks))
+		return corrupt("shared count", key.off, "blocks", le32_get(d->blocks), 0);
 	return 0;
 }
 
@@ -362,7 +364,7 @@ static int settle_range(struct settle *st, uint64_t addr, uint64_t end, int32_t 
 			}
 		}
 		after = before + plus - minus;
-		if (after < 0)
+		if (after < 0 || after > UINT32_MAX)
 			return corrupt("extent", addr, "references given back", (uint64_t)(minus - plus), (uint64_t)before);
 		if (fresh)
 			err = ranges_add(plus ? &r->fresh : &r->unused, addr, blocks, st->gen);
@@ -466,9 +468,14 @@ int refs_settle(struct batch *b, struct miss *miss)
 
 			if (n_records)
 				qsort(rec, n_records, sizeof(*rec), record_cmp);
-			for (size_t i = 0; i < n_records; i++)
-				if (!unique || rec[unique - 1].addr != rec[i].addr)
-					rec[unique++] = rec[i];
+			for (size_t i = 0; i < n_records; i++) {
+				if (unique && rec[unique - 1].addr == rec[i].addr)
+					continue;
+				if (unique && rec[unique - 1].end > rec[i].addr)
+					return corrupt("shared count", rec[i].addr, "begins inside the one before",
+						       rec[unique - 1].addr, rec[unique - 1].end);
+				rec[unique++] = rec[i];
+			}
 			st.rec = rec;
 			st.rec_end = rec ? rec + unique : NULL;
 		}

@@ -49,6 +49,11 @@ static int snapshot_validate(struct key key, const void *val, size_t len)
 			return corrupt("snapshot item", key.off, "bytes that are zero", d->zero[i], 0);
 	if (le32_get(d->flags) & ~(SNAPSHOT_DYING | SNAPSHOT_HIDDEN))
 		return corrupt("snapshot item", key.off, "flags", le32_get(d->flags), 0);
+	/* Ids grow: so the lines have no loops. */
+	if (le64_get(d->parent) >= key.off || !le64_get(d->dead_list))
+		return corrupt("snapshot item", key.off, "parent or dead list", le64_get(d->parent), le64_get(d->dead_list));
+	if (le64_get(d->root_gen) > le64_get(d->gen))
+		return corrupt("snapshot item", key.off, "generation", le64_get(d->root_gen), le64_get(d->gen));
 	return 0;
 }
 
@@ -58,6 +63,8 @@ static int dead_validate(struct key key, const void *val, size_t len)
 
 	if (len != sizeof(*d) || !le32_get(d->blocks) || le32_get(d->zero))
 		return corrupt("dead item", key.off, "length or blocks", len, sizeof(*d));
+	if (!key.off || key.off > UINT64_MAX - le32_get(d->blocks))
+		return corrupt("dead item", key.off, "blocks", le32_get(d->blocks), 0);
 	return 0;
 }
 
@@ -79,7 +86,7 @@ struct key dead_key(uint64_t list, uint64_t addr)
 	return key_make(list, SYSTEM_DEAD, addr);
 }
 
-static void snapshot_decode(struct snapshot *sn, uint64_t id, const struct disk_snapshot *d)
+void snapshot_decode(struct snapshot *sn, uint64_t id, const struct disk_snapshot *d)
 {
 	*sn = (struct snapshot){
 		.id = id,
@@ -94,9 +101,8 @@ static void snapshot_decode(struct snapshot *sn, uint64_t id, const struct disk_
 	memcpy(sn->name, d + 1, d->name_len);
 }
 
-int snapshot_put(struct batch *b, const struct snapshot *sn)
+size_t snapshot_encode(const struct snapshot *sn, void *buf)
 {
-	uint8_t buf[sizeof(struct disk_snapshot) + SNAPSHOT_NAME_MAX];
 	struct disk_snapshot d = {
 		.root_addr = le64_put(sn->root.ref.addr),
 		.root_copy = le64_put(sn->root.ref.copy),
@@ -112,8 +118,15 @@ int snapshot_put(struct batch *b, const struct snapshot *sn)
 	};
 
 	memcpy(buf, &d, sizeof(d));
-	memcpy(buf + sizeof(d), sn->name, d.name_len);
-	return batch_put(b, snapshot_key(sn->id), buf, sizeof(d) + d.name_len);
+	memcpy((uint8_t *)buf + sizeof(d), sn->name, d.name_len);
+	return sizeof(d) + d.name_len;
+}
+
+int snapshot_put(struct batch *b, const struct snapshot *sn)
+{
+	uint8_t buf[SNAPSHOT_ITEM_MAX];
+
+	return batch_put(b, snapshot_key(sn->id), buf, snapshot_encode(sn, buf));
 }
 
 int snapshot_put_live(struct batch *b, uint64_t parent, uint64_t dead_list, uint64_t next_id)
@@ -208,9 +221,8 @@ uint64_t snapshot_gen(const struct snapshots *a, uint64_t id)
 	return sn ? sn->gen : 0;
 }
 
-/* The generation up to which live's blocks are held by a snapshot: its parent's, or, where that one is dying, what the
- * parent of the deleted one will be. */
-static uint64_t effective_parent_gen(const struct snapshots *a, uint64_t id)
+/* The parent's, or, where that one is dying, what the parent of the deleted one will be. */
+uint64_t snapshot_held_gen(const struct snapshots *a, uint64_t id)
 {
 	const struct snapshot *sn = snapshot_by_id(a, id);
 
@@ -234,7 +246,7 @@ static int load_live(void *arg, struct key key, const void *val, size_t len)
 
 int snapshot_load(struct store *s)
 {
-	struct snapshots a;
+	struct snapshots a = { 0 };
 	int err;
 
 	s->parent = 0;
@@ -243,11 +255,21 @@ int snapshot_load(struct store *s)
 	err = system_each(s, key_make(0, SYSTEM_LIVE, 0), key_make(0, SYSTEM_LIVE, 1), load_live, s);
 	if (!err)
 		err = snapshots_read(s, &a);
-	if (err)
+	if (err) {
+		mem_free(a.at);
 		return err;
-	s->parent_gen = effective_parent_gen(&a, s->parent);
+	}
+	s->parent_gen = snapshot_held_gen(&a, s->parent);
 	s->parent_dying = snapshot_by_id(&a, s->parent) && snapshot_by_id(&a, s->parent)->flags & SNAPSHOT_DYING;
-	if (s->parent && !snapshot_by_id(&a, s->parent))
+	for (size_t i = 0; !err && i < a.n; i++) {
+		const struct snapshot *sn = &a.at[i];
+
+		if (sn->id >= s->next_id || sn->dead_list >= s->next_id)
+			err = corrupt("live item", s->next_id, "the next id is in use", sn->id, sn->dead_list);
+		else if (sn->gen > s->super.gen || sn->gen <= snapshot_gen(&a, sn->parent))
+			err = corrupt("snapshot item", sn->id, "generation", sn->gen, snapshot_gen(&a, sn->parent));
+	}
+	if (!err && s->parent && !snapshot_by_id(&a, s->parent))
 		err = corrupt("live item", s->parent, "snapshot that live derives from is not there", s->parent, 0);
 	mem_free(a.at);
 	return err;
@@ -347,35 +369,38 @@ int snapshot_list(struct store *s, int (*each)(void *arg, const struct snapshot_
 	return err;
 }
 
+int snapshot_view(struct store *s, const struct snapshot *sn, struct view **ret)
+{
+	struct view *v = mem_zalloc(sizeof(*v));
+	int err = v ? view_init(v, s, VIEW_FROZEN) : -ENOMEM;
+
+	if (err) {
+		mem_free(v);
+		return err;
+	}
+	v->snapshot = sn->id;
+	v->base = sn->root;
+	v->base_gen = sn->gen;
+	tree_init(&v->tree, s->cache, TREE_FILES, sn->root, sn->gen, s->live.tree.copies);
+	pthread_mutex_lock(&s->views_lock);
+	v->id = s->next_view++;
+	LIST_INSERT_HEAD(&s->views, v, list);
+	pthread_mutex_unlock(&s->views_lock);
+	*ret = v;
+	return 0;
+}
+
 int snapshot_open(struct store *s, const char *name, struct view **ret)
 {
 	struct snapshot *sn;
-	struct view *v = NULL;
 	struct snapshots a;
 	int err;
 
 	pthread_mutex_lock(&s->snapshot_lock);
 	err = snapshots_read(s, &a);
 	sn = err ? NULL : snapshot_by_name(&a, name);
-	if (!err && !sn)
-		err = -ENOENT;
-	if (!err) {
-		v = mem_zalloc(sizeof(*v));
-		err = v ? view_init(v, s, VIEW_FROZEN) : -ENOMEM;
-	}
-	if (!err) {
-		v->snapshot = sn->id;
-		v->base = sn->root;
-		v->base_gen = sn->gen;
-		tree_init(&v->tree, s->cache, TREE_FILES, sn->root, sn->gen, s->live.tree.copies);
-		pthread_mutex_lock(&s->views_lock);
-		v->id = s->next_view++;
-		LIST_INSERT_HEAD(&s->views, v, list);
-		pthread_mutex_unlock(&s->views_lock);
-		*ret = v;
-	} else {
-		mem_free(v);
-	}
+	if (!err)
+		err = sn ? snapshot_view(s, sn, ret) : -ENOENT;
 	pthread_mutex_unlock(&s->snapshot_lock);
 	mem_free(a.at);
 	return err;

@@ -37,9 +37,41 @@ static_assert(sizeof(struct check_inode) == 48, "one for each inode: memory");
 
 /* ---- problems ---- */
 
-static void tell(struct check *c, enum fs_problem problem, uint64_t ino, const char *path, const char *text)
+enum fs_answer fs_problem_answer(enum fs_problem problem)
 {
-	struct fs_problem_report r = { .problem = problem, .view = c->name, .ino = ino, .path = path, .text = text };
+	switch (problem) {
+#define X(name, number, answer, text)                                                                                  \
+	case FS_PROBLEM_##name:                                                                                        \
+		return FS_ANSWER_##answer;
+		FS_PROBLEMS(X)
+#undef X
+	}
+	return FS_ANSWER_REPORT;
+}
+
+const char *fs_problem_text(enum fs_problem problem)
+{
+	switch (problem) {
+#define X(name, number, answer, text)                                                                                  \
+	case FS_PROBLEM_##name:                                                                                        \
+		return text;
+		FS_PROBLEMS(X)
+#undef X
+	}
+	return "unknown problem";
+}
+
+static void tell(struct check *c, const struct check_pending *p, const char *path, const char *text)
+{
+	struct fs_problem_report r = {
+		.problem = p->problem,
+		.view = c->name,
+		.ino = p->ino,
+		.path = path,
+		.text = text,
+		.where = p->where,
+		.want = p->want,
+	};
 
 	if (c->opt->report)
 		c->opt->report(c->opt->arg, &r);
@@ -56,10 +88,10 @@ static char *copy_name(const char *name, size_t len)
 	return s;
 }
 
-void check_problem(struct check *c, enum fs_problem problem, uint64_t ino, uint64_t where, const char *name,
-		   size_t name_len, const char *fmt, ...)
+void check_problem(struct check *c, enum fs_problem problem, uint64_t ino, uint64_t where, uint64_t want,
+		   const char *name, size_t name_len, const char *fmt, ...)
 {
-	struct check_pending p = { .problem = problem, .ino = ino, .where = where };
+	struct check_pending p = { .problem = problem, .ino = ino, .where = where, .want = want };
 	char text[CHECK_SHOWN_MAX + 200];
 	va_list ap;
 
@@ -74,7 +106,7 @@ void check_problem(struct check *c, enum fs_problem problem, uint64_t ino, uint6
 	/* Too many to be kept, or no memory: told at once, without a path. */
 	if (!p.text || (name && !p.name) || c->n_pending >= PENDING_MAX ||
 	    mem_grow((void **)&c->pending, &c->cap_pending, c->n_pending + 1, sizeof(*c->pending))) {
-		tell(c, problem, ino, NULL, text);
+		tell(c, &p, NULL, text);
 		mem_free(p.text);
 		mem_free(p.name);
 	} else {
@@ -113,7 +145,7 @@ void check_tell(struct check *c)
 			snprintf(whole, sizeof(whole), "%s/%s", strcmp(path, "/") ? path : "", p->name);
 			path = whole;
 		}
-		tell(c, p->problem, p->ino, path, p->text);
+		tell(c, p, path, p->text);
 		mem_free(p->text);
 		mem_free(p->name);
 	}
@@ -212,7 +244,7 @@ static void tell_lost(struct check *c)
 		for (next = i + 1; next < c->n_lost && !key_less(l.to, c->lost[next].from); next++)
 			if (key_less(l.to, c->lost[next].to))
 				l.to = c->lost[next].to;
-		check_problem(c, FS_PROBLEM_UNREADABLE, 0, i, NULL, 0,
+		check_problem(c, FS_PROBLEM_UNREADABLE, 0, i, 0, NULL, 0,
 			      "items from inode %" PRIu64 " type %u offset %" PRIu64 " to inode %" PRIu64
 			      " type %u offset %" PRIu64 " cannot be read: %s",
 			      key_ino(l.from), key_type(l.from), l.from.off, key_ino(l.to), key_type(l.to), l.to.off,
@@ -314,7 +346,7 @@ static void check_counters(struct check *c)
 	uint64_t off = said > c->ret->inodes ? said - c->ret->inodes : c->ret->inodes - said;
 
 	if (off > COUNT_TOLERANCE && !c->n_lost)
-		check_problem(c, FS_PROBLEM_INODE_COUNT, 0, 0, NULL, 0,
+		check_problem(c, FS_PROBLEM_INODE_COUNT, 0, 0, c->ret->inodes, NULL, 0,
 			      "counted %" PRIu64 ", the counters say %" PRIu64, c->ret->inodes, said);
 }
 
@@ -326,6 +358,10 @@ static void forget_view(struct check *c)
 	}
 	mem_free(c->marks);
 	c->marks = NULL;
+	mem_free(c->gaps);
+	c->gaps = NULL;
+	c->n_gaps = c->cap_gaps = 0;
+	c->gap_over_all = false;
 	c->n_marks = c->cap_marks = c->n_lost = 0;
 	c->names_lost = false;
 	c->path_steps = 0;
@@ -392,7 +428,7 @@ static int check_views(struct check *c)
 		err = snapshot_list(c->fs->store, add_snapshot, &s);
 	c->name = "live";
 	if (check_is_damage(err)) {
-		check_problem(c, FS_PROBLEM_UNREADABLE, 0, 0, NULL, 0, "the list of snapshots cannot be read: %s",
+		check_problem(c, FS_PROBLEM_UNREADABLE, 0, 0, 0, NULL, 0, "the list of snapshots cannot be read: %s",
 			      strerror(-err));
 		check_tell(c);
 		err = 0;
@@ -403,7 +439,7 @@ static int check_views(struct check *c)
 			err = look_at(c, v, s.name[i], false);
 		} else if (check_is_damage(err)) {
 			c->name = s.name[i];
-			check_problem(c, FS_PROBLEM_UNREADABLE, 0, 0, NULL, 0, "the snapshot cannot be opened: %s",
+			check_problem(c, FS_PROBLEM_UNREADABLE, 0, 0, 0, NULL, 0, "the snapshot cannot be opened: %s",
 				      strerror(-err));
 			check_tell(c);
 			err = 0;
@@ -424,10 +460,10 @@ static int check_structure(struct check *c)
 	err = store_check(c->fs->store, &c->ret->structure);
 	if (check_is_damage(err)) {
 		if (c->ret->structure.errors)
-			check_problem(c, FS_PROBLEM_STRUCTURE, 0, 0, NULL, 0, "%" PRIu64 " errors were found",
+			check_problem(c, FS_PROBLEM_STRUCTURE, 0, 0, 0, NULL, 0, "%" PRIu64 " errors were found",
 				      c->ret->structure.errors);
 		else
-			check_problem(c, FS_PROBLEM_STRUCTURE, 0, 0, NULL, 0, "it could not be checked: %s",
+			check_problem(c, FS_PROBLEM_STRUCTURE, 0, 0, 0, NULL, 0, "it could not be checked: %s",
 				      strerror(-err));
 		check_tell(c);
 		err = 0;

@@ -49,7 +49,7 @@ static bool is_inside(const struct check *c, const struct run *r)
 
 static void tell_bad(struct check *c, const struct run *r, uint32_t from, uint32_t to)
 {
-	check_problem(c, FS_PROBLEM_DATA_BAD, r->ino, r->off + (uint64_t)from * BLOCK_SIZE, NULL, 0,
+	check_problem(c, FS_PROBLEM_DATA_BAD, r->ino, r->off + (uint64_t)from * BLOCK_SIZE, 0, NULL, 0,
 		      "bytes %" PRIu64 " to %" PRIu64 ", at block %" PRIu64 " of the device",
 		      r->off + (uint64_t)from * BLOCK_SIZE, r->off + (uint64_t)to * BLOCK_SIZE - 1, r->addr + from);
 }
@@ -196,7 +196,7 @@ static void look_at_known(struct check *c, const struct run *r)
 	uint32_t from = 0;
 
 	if (!is_inside(c, r)) {
-		check_problem(c, FS_PROBLEM_DATA_BAD, r->ino, r->off, NULL, 0,
+		check_problem(c, FS_PROBLEM_DATA_BAD, r->ino, r->off, 0, NULL, 0,
 			      "byte %" PRIu64 " is at block %" PRIu64 ", outside of the device", r->off, r->addr);
 		return;
 	}

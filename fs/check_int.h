@@ -52,6 +52,9 @@ struct check_part {
 	size_t n, cap;
 };
 
+/* `where` of a bad mark: its kind, or that both go. */
+#define CHECK_BOTH_MARKS 2u
+
 /* An orphan item, or both of an inode. */
 struct check_mark {
 	uint64_t ino;
@@ -65,9 +68,16 @@ struct check_lost {
 	int err;
 };
 
+/* Keys from <= key < to that a rebuild has lost: there is an FS_ITEM_LOST item with this number. */
+struct check_gap {
+	struct key from, to;
+	uint64_t number;
+};
+
 struct check_pending {
 	enum fs_problem problem;
 	uint64_t ino, where, seq; /* the order in which they are told */
+	uint64_t want;
 	char *text, *name;	  /* name: one in the directory `ino`, to end the path with; NULL: none */
 };
 
@@ -90,6 +100,9 @@ struct check {
 	struct check_part part[CHECK_PARTS];
 	struct check_mark *marks;
 	size_t n_marks, cap_marks;
+	struct check_gap *gaps;
+	size_t n_gaps, cap_gaps;
+	bool gap_over_all; /* one of them is all there is: see fs_repair_salvaged */
 	bool names_lost; /* names may be missing */
 	uint64_t path_steps;
 
@@ -104,9 +117,10 @@ struct check {
 
 /* ---- check.c ---- */
 
-/* Notes a problem. name: NULL, or one in the directory `ino` (no path of its own then). where: order within the inode. */
-void check_problem(struct check *, enum fs_problem, uint64_t ino, uint64_t where, const char *name, size_t name_len,
-		   const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+/* Notes a problem. name: NULL, or one in the directory `ino` (no path of its own then). where: order within the inode, and what
+ * the repair finds it by; want: the right value, for the repair. */
+void check_problem(struct check *, enum fs_problem, uint64_t ino, uint64_t where, uint64_t want, const char *name,
+		   size_t name_len, const char *fmt, ...) __attribute__((format(printf, 8, 9)));
 /* Tells all that has been noted. One thread. */
 void check_tell(struct check *);
 

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "fs/acl.h"
 #include "fs/check_int.h"
 #include "fs/xattr.h"
 
@@ -44,14 +45,14 @@ struct items {
 	bool inline_gap, inline_zero;
 
 	uint64_t n_extents, blocks, end;
-	bool overlap, beyond;
+	bool overlap, beyond, content_lost;
 
 	/* Sums for the result. */
-	uint64_t inodes, directories, names, xattrs, extents, data_blocks;
+	uint64_t inodes, directories, names, xattrs, extents, data_blocks, lost_blocks;
 };
 
 #define PROBLEM(it, problem, where, ...)                                                                               \
-	check_problem((it)->c, FS_PROBLEM_##problem, (it)->ino, where, NULL, 0, __VA_ARGS__)
+	check_problem((it)->c, FS_PROBLEM_##problem, (it)->ino, where, 0, NULL, 0, __VA_ARGS__)
 
 /* ---- attributes ---- */
 
@@ -62,6 +63,18 @@ static void xattr_end(struct items *it)
 	it->x_open = false;
 	if (!it->x_bad && it->x_got != it->x_size && !it->excused)
 		PROBLEM(it, XATTR_BAD, it->x_key, "%" PRIu64 " bytes of a value of %" PRIu64, it->x_got, it->x_size);
+}
+
+/* Making a file in the directory, or a chmod, would stumble over it. One of more than an item is not looked into. */
+static bool acl_is_bad(const struct disk_xattr *d, size_t len)
+{
+	const char *name = (const char *)d->name;
+	size_t size = len - sizeof(*d) - d->name_len;
+
+	return size == le32_get(d->size) &&
+	       ((d->name_len == strlen(ACL_ACCESS) && !memcmp(name, ACL_ACCESS, d->name_len)) ||
+		(d->name_len == strlen(ACL_DEFAULT) && !memcmp(name, ACL_DEFAULT, d->name_len))) &&
+	       acl_check(name + d->name_len, size);
 }
 
 static int xattr_begin(struct items *it, struct key key, const struct disk_xattr *d, size_t len)
@@ -83,6 +96,11 @@ static int xattr_begin(struct items *it, struct key key, const struct disk_xattr
 	if (it->x_bad)
 		PROBLEM(it, XATTR_BAD, key.off, "attribute '%s' stands under hash %" PRIx64 " instead of %" PRIx64,
 			check_shown(shown, d->name, d->name_len), key.off >> 16, hash);
+	if (!it->x_bad && acl_is_bad(d, len)) {
+		it->x_bad = true;
+		PROBLEM(it, XATTR_BAD, key.off, "attribute '%s' is no access control list",
+			check_shown(shown, d->name, d->name_len));
+	}
 	err = check_same_add(&it->same, key.off >> 16, d->name, d->name_len);
 	if (err > 0)
 		PROBLEM(it, XATTR_BAD, key.off, "attribute '%s' is there twice",
@@ -133,12 +151,14 @@ static void on_extent(struct items *it, struct key key, const struct disk_extent
 {
 	uint64_t blocks = le32_get(d->blocks), end = key.off + blocks * BLOCK_SIZE;
 	const struct check_mark *m = it->mark;
-	bool claim = !le64_get(d->addr);
+	bool lost = d->flags & FS_EXTENT_LOST, claim = !le64_get(d->addr) && !lost;
 
 	it->n_extents++;
 	it->extents++;
 	it->blocks += blocks;
-	if (!claim)
+	if (lost)
+		it->lost_blocks += blocks;
+	else if (!claim)
 		it->data_blocks += blocks;
 	if (key.off < it->end && !it->overlap) {
 		it->overlap = true;
@@ -156,8 +176,8 @@ static void on_extent(struct items *it, struct key key, const struct disk_extent
 		if (m && m->range && m->from < from + BLOCK_SIZE && end <= m->to)
 			return;
 		it->beyond = true;
-		PROBLEM(it, EXTENT_BEYOND, key.off, "data up to byte %" PRIu64 ", the file ends at %" PRIu64, end,
-			it->in.size);
+		PROBLEM(it, EXTENT_BEYOND, key.off, "%s up to byte %" PRIu64 ", the file ends at %" PRIu64,
+			lost ? "lost data" : "data", end, it->in.size);
 	}
 }
 
@@ -205,6 +225,43 @@ static void check_inline(struct items *it)
 	}
 }
 
+/* ---- what a rebuild has lost ---- */
+
+/* Whether keys of the inode with these types, offset below `end`, are among it. */
+static bool meets_gap(const struct items *it, unsigned type, uint64_t end)
+{
+	struct key from = key_make(it->ino, (uint8_t)type, 0), to = key_make(it->ino, (uint8_t)type, end);
+
+	for (size_t i = 0; i < it->c->n_gaps; i++)
+		if (key_less(it->c->gaps[i].from, to) && key_less(from, it->c->gaps[i].to))
+			return true;
+	return false;
+}
+
+/*
+ * What of this inode is missing. Its number of blocks, of names, its mark for attributes were put with the items that are
+ * lost, so they tell whether there was something.
+ */
+static void check_gaps(struct items *it)
+{
+	const struct inode *in = &it->in;
+
+	if (!it->c->n_gaps)
+		return;
+	if (S_ISREG(in->mode) && in->blocks)
+		it->content_lost = in->blocks > it->blocks && meets_gap(it, FS_ITEM_EXTENT, UINT64_MAX);
+	else if (S_ISREG(in->mode))
+		it->content_lost = in->size && !it->n_inline && !it->n_extents && meets_gap(it, FS_ITEM_INLINE, 1);
+	if (it->content_lost)
+		PROBLEM(it, CONTENT_LOST, 0, "a part of its content was lost");
+	if (S_ISDIR(in->mode) && in->size > it->n_names && meets_gap(it, FS_ITEM_DIRENT, UINT64_MAX))
+		PROBLEM(it, NAMES_LOST, 0, "%" PRIu64 " names of %" PRIu64 " were lost", in->size - it->n_names,
+			in->size);
+	/* (Behind a salvage one mark is over everything, which says nothing of attributes that are there.) */
+	if (in->state & FS_STATE_XATTRS && !(it->any_xattr && it->c->gap_over_all) && meets_gap(it, FS_ITEM_XATTR, UINT64_MAX))
+		PROBLEM(it, XATTRS_LOST, 0, "extended attributes may have been lost");
+}
+
 static int add_to_table(struct items *it)
 {
 	const struct inode *in = &it->in;
@@ -245,13 +302,14 @@ static int inode_end(struct items *it)
 	if (it->ino >= it->c->ino_limit && it->ino != FS_ROOT_INO)
 		PROBLEM(it, INO_LIMIT, 0, "the limit is %" PRIu64, it->c->ino_limit);
 	if (!it->excused) {
+		check_gaps(it);
 		check_inline(it);
 		if (it->any_xattr != !!(in->state & FS_STATE_XATTRS))
 			PROBLEM(it, XATTR_STATE, 0, "%s attributes, the inode says otherwise",
 				it->any_xattr ? "there are" : "no");
-		if (it->blocks != in->blocks)
-			PROBLEM(it, BLOCKS, 0, "%" PRIu64 " in its extents, the inode says %" PRIu64, it->blocks,
-				in->blocks);
+		if (it->blocks != in->blocks && !it->content_lost)
+			check_problem(it->c, FS_PROBLEM_BLOCKS, it->ino, 0, it->blocks, NULL, 0,
+				      "%" PRIu64 " in its extents, the inode says %" PRIu64, it->blocks, in->blocks);
 	}
 	return add_to_table(it);
 }
@@ -275,6 +333,7 @@ static int inode_begin(struct items *it, uint64_t ino)
 		.xattrs = it->xattrs,
 		.extents = it->extents,
 		.data_blocks = it->data_blocks,
+		.lost_blocks = it->lost_blocks,
 	};
 
 	*it = next;
@@ -369,16 +428,39 @@ static int scan_part(struct check *c, size_t i, void *arg)
 		c->ret->names += it.names;
 		c->ret->xattrs += it.xattrs;
 		c->ret->extents += it.extents;
+		c->ret->lost_blocks += it.lost_blocks;
 	}
 	pthread_mutex_unlock(&c->lock);
 	return err;
 }
 
-static int add_mark(struct check *c, struct key key, const struct disk_orphan *d)
+static int add_gap(struct check *c, struct key key, const struct disk_lost *d)
 {
+	struct check_gap g = {
+		.from = { le64_get(d->from_obj), le64_get(d->from_off) },
+		.to = { le64_get(d->to_obj), le64_get(d->to_off) },
+		.number = key.off,
+	};
+
+	if (mem_grow((void **)&c->gaps, &c->cap_gaps, c->n_gaps + 1, sizeof(*c->gaps)))
+		return -ENOMEM;
+	c->gaps[c->n_gaps++] = g;
+	c->gap_over_all |= key_ino(g.from) == FS_ORPHAN_INO && key_ino(g.to) > FS_INO_MAX;
+	check_problem(c, FS_PROBLEM_LOST_MARK, 0, g.number, 0, NULL, 0,
+		      "items from inode %" PRIu64 " type %u offset %" PRIu64 " to inode %" PRIu64
+		      " type %u offset %" PRIu64 " were lost",
+		      key_ino(g.from), key_type(g.from), g.from.off, key_ino(g.to), key_type(g.to), g.to.off);
+	return 0;
+}
+
+static int add_mark(struct check *c, struct key key, const void *val)
+{
+	const struct disk_orphan *d = val;
 	uint64_t ino = key.off >> 1;
 	struct check_mark *m;
 
+	if (key_type(key) == FS_ITEM_LOST)
+		return add_gap(c, key, val);
 	if (key_type(key) != FS_ITEM_ORPHAN)
 		return 0;
 	if (!c->n_marks || c->marks[c->n_marks - 1].ino < ino) {

@@ -44,25 +44,25 @@ static int on_name(struct check *c, struct check_inode *dir, struct check_same *
 	dir->entries++;
 	want = dir_hash(c->fs, name, name_len);
 	if (hash != want)
-		check_problem(c, FS_PROBLEM_NAME_HASH, check_ino(dir), key.off, name, name_len,
+		check_problem(c, FS_PROBLEM_NAME_HASH, check_ino(dir), key.off, 0, name, name_len,
 			      "name '%s' stands under hash %" PRIx64 " instead of %" PRIx64, shown, hash, want);
 	err = check_same_add(same, hash, d->name, name_len);
 	if (err < 0)
 		return err;
 	if (err > 0)
-		check_problem(c, FS_PROBLEM_NAME_TWICE, check_ino(dir), key.off, name, name_len,
+		check_problem(c, FS_PROBLEM_NAME_TWICE, check_ino(dir), key.off, 0, name, name_len,
 			      "name '%s', also for inode %" PRIu64, shown, ino);
 	if (target && target->id & CHECK_MISSING)
 		note_named_in(target, check_ino(dir));
 	if (!target || target->id & CHECK_MISSING) {
 		dir->subdirs += d->type == DT_DIR;
 		if (!check_may_be_lost(c, key_make(ino, FS_ITEM_INODE, 0)))
-			check_problem(c, FS_PROBLEM_NAME_NO_INODE, check_ino(dir), key.off, name, name_len,
+			check_problem(c, FS_PROBLEM_NAME_NO_INODE, check_ino(dir), key.off, 0, name, name_len,
 				      "name '%s' refers to inode %" PRIu64, shown, ino);
 		return 0;
 	}
 	if (d->type != check_type(target))
-		check_problem(c, FS_PROBLEM_NAME_TYPE, check_ino(dir), key.off, name, name_len,
+		check_problem(c, FS_PROBLEM_NAME_TYPE, check_ino(dir), key.off, 0, name, name_len,
 			      "name '%s' says type %u, inode %" PRIu64 " is of type %u", shown, d->type, ino,
 			      check_type(target));
 	dir->subdirs += check_type(target) == DT_DIR;
@@ -118,7 +118,8 @@ static int scan_part(struct check *c, size_t i, void *arg)
 
 /* ---- the table ---- */
 
-#define PROBLEM(c, problem, i, ...) check_problem(c, FS_PROBLEM_##problem, check_ino(i), 0, NULL, 0, __VA_ARGS__)
+#define PROBLEM(c, problem, i, where, want, ...)                                                                       \
+	check_problem(c, FS_PROBLEM_##problem, check_ino(i), where, want, NULL, 0, __VA_ARGS__)
 
 static void check_links(struct check *c, const struct check_inode *i)
 {
@@ -126,13 +127,13 @@ static void check_links(struct check *c, const struct check_inode *i)
 	uint64_t want = i->names;
 
 	if (marked && (i->names || root))
-		PROBLEM(c, ORPHAN_BAD, i, "%" PRIu32 " names", i->names);
+		PROBLEM(c, ORPHAN_BAD, i, FS_ORPHAN_UNLINKED, i->names, "%" PRIu32 " names", i->names);
 	else if (marked && dir && i->entries)
-		PROBLEM(c, ORPHAN_BAD, i, "a directory with %" PRIu32 " names in it", i->entries);
+		PROBLEM(c, ORPHAN_BAD, i, FS_ORPHAN_UNLINKED, 0, "a directory with %" PRIu32 " names in it", i->entries);
 	if (!marked && !i->names && !root) {
 		/* Without a name the link count says nothing more. */
 		if (!c->names_lost && !check_may_be_lost(c, key_make(FS_ORPHAN_INO, FS_ITEM_ORPHAN, check_ino(i) << 1)))
-			PROBLEM(c, NO_NAME, i, "link count %" PRIu32, i->nlink);
+			PROBLEM(c, NO_NAME, i, 0, 0, "link count %" PRIu32, i->nlink);
 		return;
 	}
 	if (dir) {
@@ -143,7 +144,7 @@ static void check_links(struct check *c, const struct check_inode *i)
 		return;
 	}
 	if (i->nlink != want)
-		PROBLEM(c, LINKS, i, "link count %" PRIu32 ", counted %" PRIu64, i->nlink, want);
+		PROBLEM(c, LINKS, i, 0, want, "link count %" PRIu32 ", counted %" PRIu64, i->nlink, want);
 }
 
 static void check_dir(struct check *c, const struct check_inode *i)
@@ -151,11 +152,11 @@ static void check_dir(struct check *c, const struct check_inode *i)
 	uint64_t ino = check_ino(i), up = ino == FS_ROOT_INO ? FS_ROOT_INO : i->named_in;
 
 	if (i->size != i->entries && !(i->id & CHECK_INCOMPLETE))
-		PROBLEM(c, DIR_SIZE, i, "%" PRIu32 " names, the inode says %" PRIu64, i->entries, i->size);
+		PROBLEM(c, DIR_SIZE, i, 0, i->entries, "%" PRIu32 " names, the inode says %" PRIu64, i->entries, i->size);
 	if (i->names > 1)
-		PROBLEM(c, DIR_TWICE, i, "%" PRIu32 " names", i->names);
+		PROBLEM(c, DIR_TWICE, i, 0, 0, "%" PRIu32 " names", i->names);
 	if (up && i->names <= 1 && i->parent != up)
-		PROBLEM(c, DIR_PARENT, i, "the inode says inode %" PRIu64 ", its name is in inode %" PRIu64, i->parent,
+		PROBLEM(c, DIR_PARENT, i, 0, up, "the inode says inode %" PRIu64 ", its name is in inode %" PRIu64, i->parent,
 			up);
 }
 
@@ -180,7 +181,7 @@ static void find_ring(struct check *c, struct check_inode *from)
 			i = up_from(c, i);
 			n++;
 		} while (!(i->id & CHECK_WALKED));
-		PROBLEM(c, DIR_LOOP, smallest, "a ring of %" PRIu64 " directories", n);
+		PROBLEM(c, DIR_LOOP, smallest, 0, smallest->named_in, "a ring of %" PRIu64 " directories", n);
 	}
 	for (i = from; i && i->id & CHECK_WALKING; i = up_from(c, i))
 		i->id = (i->id & ~(uint64_t)CHECK_WALKING) | CHECK_WALKED;
@@ -193,9 +194,9 @@ static void check_marks(struct check *c)
 		const struct check_inode *i = check_find(c, m->ino);
 
 		if ((!i || i->id & CHECK_MISSING) && !check_may_be_lost(c, key_make(m->ino, FS_ITEM_INODE, 0)))
-			check_problem(c, FS_PROBLEM_ORPHAN_BAD, m->ino, 0, NULL, 0, "the inode does not exist");
+			check_problem(c, FS_PROBLEM_ORPHAN_BAD, m->ino, CHECK_BOTH_MARKS, 0, NULL, 0, "the inode does not exist");
 		else if (i && !(i->id & CHECK_MISSING) && m->range && check_type(i) != DT_REG)
-			PROBLEM(c, ORPHAN_BAD, i, "a range of what is no regular file");
+			PROBLEM(c, ORPHAN_BAD, i, FS_ORPHAN_RANGE, 0, "a range of what is no regular file");
 	}
 }
 
@@ -209,7 +210,7 @@ int check_names(struct check *c)
 	root = check_find(c, FS_ROOT_INO);
 	if (root && !(root->id & CHECK_MISSING) ? check_type(root) != DT_DIR
 						: !check_may_be_lost(c, key_make(FS_ROOT_INO, FS_ITEM_INODE, 0)))
-		check_problem(c, FS_PROBLEM_NO_ROOT, FS_ROOT_INO, 0, NULL, 0, "inode %u is %s", FS_ROOT_INO,
+		check_problem(c, FS_PROBLEM_NO_ROOT, FS_ROOT_INO, 0, 0, NULL, 0, "inode %u is %s", FS_ROOT_INO,
 			      root && !(root->id & CHECK_MISSING) ? "of another type" : "not there");
 	for (unsigned part = 0; part < c->n_parts; part++)
 		for (size_t k = 0; k < c->part[part].n; k++) {

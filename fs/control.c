@@ -6,29 +6,50 @@
  * cache by node, cannot show an old one. A node lives until the kernel forgets it; at most NODES_MAX do, because a
  * process that looks names up faster than the kernel forgets them must not eat the memory of a daemon.
  *
+ * What can be told to the filesystem is written to such a node, a command at a time: no channel but the mount is needed, and
+ * who may do it is decided by the file's mode, as for any file. Nothing is kept of it; the answer is the write's error.
+ *
  * The text is JSON. Its keys are an interface: they are described in arbor-status(1), new ones may be added, and none
  * changes its meaning. Sizes are in bytes, times in the unit that the key's end names.
  */
 #include "fs/control.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
 #include <unistd.h>
 
 #include "fs/fs_int.h"
+#include "fs/scrub.h"
 
 #define CONTROL_DIR 1u /* node numbers within the view; files have larger ones */
 #define NODES_MAX 4096u
-#define STATUS_NAME "status"
 
 /* Inode numbers shown; 2 to 15 are reserved, so no file has them. */
-enum { DIR_INO = 2, STATUS_INO = 3 };
+enum { DIR_INO = 2, STATUS_INO = 3, SCRUB_INO = 4 };
+
+struct control_file {
+	const char *name;
+	ino_t ino;
+	mode_t mode; /* what may be written is its owner's alone: paths stand in it, too */
+	int (*text)(struct control *, char **ret);
+};
+
+static int scrub_text(struct control *, char **ret);
+
+static const struct control_file files[] = {
+	{ "status", STATUS_INO, 0444, control_status },
+	{ "scrub", SCRUB_INO, 0600, scrub_text },
+};
+#define FILES (sizeof(files) / sizeof(files[0]))
 
 struct text_node {
 	LIST_ENTRY(text_node) list;
+	const struct control_file *file;
 	uint64_t node;
 	uint64_t refs;
 	struct timespec made;
@@ -125,6 +146,22 @@ static json_t *error_json(const struct store_status *st)
 	return text ? json_pack("{s:i, s:o}", "errno", -st->error, "text", text) : NULL;
 }
 
+/* What is in the status, which anybody may see: no paths. */
+static json_t *scrub_json(struct fs *fs)
+{
+	struct scrub_status st;
+
+	scrub_status(fs, &st);
+	return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "state",
+			 scrub_state_name(st.state), "started_ns", (json_int_t)st.started_ns, "ended_ns",
+			 (json_int_t)st.ended_ns, "rate", (json_int_t)st.rate, "bytes", (json_int_t)st.bytes,
+			 "bytes_total", (json_int_t)st.bytes_total, "nodes", (json_int_t)st.nodes, "blocks",
+			 (json_int_t)st.blocks, "pages", (json_int_t)st.pages, "nodes_bad", (json_int_t)st.nodes_bad,
+			 "nodes_mended", (json_int_t)st.nodes_mended, "nodes_lost", (json_int_t)st.nodes_lost, "pages_bad",
+			 (json_int_t)st.pages_bad, "pages_mended", (json_int_t)st.pages_mended, "blocks_bad",
+			 (json_int_t)st.blocks_bad, "next_inode", (json_int_t)st.next_ino, "errno", -st.err);
+}
+
 static json_t *status_json(struct control *c)
 {
 	struct fs *fs = c->fs;
@@ -178,6 +215,7 @@ static json_t *status_json(struct control *c)
 					    (json_int_t)st.recovered_us));
 	rc |= json_object_set_new(json, "device", device_json(fs->dev));
 	rc |= json_object_set_new(json, "mount", mount_json(fs));
+	rc |= json_object_set_new(json, "scrub", scrub_json(fs));
 	if (rc) {
 		json_decref(json);
 		return NULL;
@@ -185,9 +223,9 @@ static json_t *status_json(struct control *c)
 	return json;
 }
 
-int control_status(struct control *c, char **ret)
+/* Takes the value; NULL: there was no memory for it. */
+static int dump(json_t *json, char **ret)
 {
-	json_t *json = status_json(c);
 	char *text, *line;
 	size_t n;
 
@@ -207,6 +245,28 @@ int control_status(struct control *c, char **ret)
 	memcpy(line + n, "\n", 2);
 	*ret = line;
 	return 0;
+}
+
+int control_status(struct control *c, char **ret)
+{
+	return dump(status_json(c), ret);
+}
+
+static int add_bad(void *arg, const char *line)
+{
+	return json_array_append_new(arg, json_text(line)) ? -ENOMEM : 0;
+}
+
+static int scrub_text(struct control *c, char **ret)
+{
+	json_t *json = scrub_json(c->fs), *bad = json_array();
+
+	if (!json || !bad || scrub_bad(c->fs, add_bad, bad) || json_object_set(json, "bad", bad)) {
+		json_decref(json);
+		json = NULL;
+	}
+	json_decref(bad);
+	return dump(json, ret);
 }
 
 /* ---- opening and closing ---- */
@@ -293,8 +353,9 @@ static void dir_entry(const struct control *c, struct fs_entry *ret)
 static void text_entry(const struct text_node *t, struct fs_entry *ret)
 {
 	*ret = (struct fs_entry){ .node = t->node };
-	ret->st.st_ino = STATUS_INO;
-	ret->st.st_mode = S_IFREG | 0444;
+	ret->st.st_ino = t->file->ino;
+	ret->st.st_mode = S_IFREG | t->file->mode;
+	ret->st.st_uid = t->file->mode & S_IWUSR ? geteuid() : 0;
 	ret->st.st_nlink = 1;
 	ret->st.st_size = (off_t)t->len;
 	ret->st.st_blocks = (blkcnt_t)((t->len + 511) / 512);
@@ -302,14 +363,15 @@ static void text_entry(const struct text_node *t, struct fs_entry *ret)
 	fill_times(ret, t->made);
 }
 
-static int new_text(struct control *c, struct fs_entry *ret)
+static int new_text(struct control *c, const struct control_file *file, struct fs_entry *ret)
 {
 	struct text_node *t = mem_zalloc(sizeof(*t));
 	int err;
 
 	if (!t)
 		return -ENOMEM;
-	err = control_status(c, &t->text);
+	t->file = file;
+	err = file->text(c, &t->text);
 	if (err) {
 		mem_free(t);
 		return err;
@@ -348,7 +410,10 @@ int control_lookup(struct control *c, uint64_t parent, const char *name, struct 
 	}
 	if (strcmp(name, "..") == 0)
 		return fs_lookup(c->fs, FS_ROOT, ".", ret);
-	return strcmp(name, STATUS_NAME) ? -ENOENT : new_text(c, ret);
+	for (size_t i = 0; i < FILES; i++)
+		if (strcmp(name, files[i].name) == 0)
+			return new_text(c, &files[i], ret);
+	return -ENOENT;
 }
 
 void control_forget(struct control *c, uint64_t node, uint64_t n)
@@ -404,24 +469,107 @@ int control_read(struct control *c, uint64_t node, uint64_t off, size_t size, co
 	return 0;
 }
 
+/* ---- commands ---- */
+
+/* The file a node is of; NULL: the directory, or gone. */
+static const struct control_file *file_of(struct control *c, uint64_t node)
+{
+	const struct text_node *t;
+	const struct control_file *file;
+
+	pthread_mutex_lock(&c->lock);
+	t = find_locked(c, node);
+	file = t ? t->file : NULL;
+	pthread_mutex_unlock(&c->lock);
+	return file;
+}
+
+static int start_scrub(struct fs *fs, char *words)
+{
+	struct scrub_options o = { 0 };
+
+	for (char *word; (word = strsep(&words, " "));) {
+		char *value = strchr(word, '='), *end;
+		uint64_t n = 0;
+
+		if (value) {
+			*value++ = 0;
+			errno = 0;
+			n = strtoull(value, &end, 10);
+			if (!*value || *end || errno || *value == '-')
+				return -EINVAL;
+		}
+		if (value && strcmp(word, "rate") == 0)
+			o.rate = n;
+		else if (value && strcmp(word, "from") == 0 && n <= FS_INO_MAX)
+			o.from_ino = n;
+		else if (!value && strcmp(word, "resume") == 0)
+			o.resume = true;
+		else if (value || *word)
+			return -EINVAL;
+	}
+	return scrub_start(fs, &o);
+}
+
+int control_write(struct control *c, uint64_t node, const void *buf, size_t size)
+{
+	const struct control_file *file = file_of(c, node);
+	char text[128], *words = text, *verb;
+
+	if (!file || file->ino != SCRUB_INO)
+		return -EPERM;
+	/* The kernel's page cache may send what stood behind, too: the first line counts. */
+	if (size >= sizeof(text) && !memchr(buf, '\n', sizeof(text) - 1))
+		return -EINVAL;
+	size = size < sizeof(text) ? size : sizeof(text) - 1;
+	memcpy(text, buf, size);
+	text[size] = 0;
+	text[strcspn(text, "\n")] = 0;
+	verb = strsep(&words, " ");
+	if (strcmp(verb, "start") == 0)
+		return start_scrub(c->fs, words);
+	return strcmp(verb, "stop") == 0 && !words ? scrub_stop(c->fs) : -EINVAL;
+}
+
+int control_truncate(struct control *c, uint64_t node, struct fs_entry *ret)
+{
+	const struct control_file *file = file_of(c, node);
+	int err = file && file->mode & S_IWUSR ? control_getattr(c, node, ret) : -EPERM;
+
+	if (!err)
+		ret->st.st_size = 0;
+	return err;
+}
+
+/* ---- the directory ---- */
+
 int control_readdir(struct control *c, uint64_t node, uint64_t pos, int (*each)(void *arg, const struct fs_dirent *),
 		    void *arg)
 {
-	static const struct fs_dirent names[] = {
+	static const struct fs_dirent dots[] = {
 		{ .name = ".", .name_len = 1, .ino = DIR_INO, .type = DT_DIR, .next = 1 },
 		{ .name = "..", .name_len = 2, .ino = FS_ROOT_INO, .type = DT_DIR, .next = 2 },
-		{ .name = STATUS_NAME,
-		  .name_len = sizeof(STATUS_NAME) - 1,
-		  .ino = STATUS_INO,
-		  .type = DT_REG,
-		  .next = 3 },
 	};
 
 	(void)c;
 	if (node != control_node(CONTROL_DIR))
 		return control_is_node(node) ? -ENOTDIR : -ESTALE;
-	while (pos < sizeof(names) / sizeof(names[0]))
-		if (each(arg, &names[pos++]))
+	for (; pos < 2 + FILES; pos++) {
+		struct fs_dirent d;
+
+		if (pos < 2) {
+			d = dots[pos];
+		} else {
+			const struct control_file *file = &files[pos - 2];
+
+			d = (struct fs_dirent){ .name = file->name,
+						.name_len = strlen(file->name),
+						.ino = file->ino,
+						.type = DT_REG,
+						.next = pos + 1 };
+		}
+		if (each(arg, &d))
 			break;
+	}
 	return 0;
 }

@@ -44,10 +44,15 @@ static inline struct disk_extent *disk(struct extent_value *v)
 	return (struct disk_extent *)v->bytes;
 }
 
-/* Its length: claims have no checksums. */
+/* Its length: only data has checksums. */
 static size_t value_len(const struct disk_extent *d)
 {
 	return sizeof(*d) + (le64_get(d->addr) ? le32_get(d->blocks) * sizeof(le32) : 0);
+}
+
+static bool is_claim(const struct disk_extent *d)
+{
+	return !le64_get(d->addr) && !(d->flags & FS_EXTENT_LOST);
 }
 
 static struct key extent_key(uint64_t ino, uint64_t off)
@@ -91,10 +96,10 @@ static void map_item(struct key key, const struct disk_extent *d, uint64_t from,
 
 	ret->from = key.off > from ? key.off : from;
 	ret->to = end < to ? end : to;
-	ret->kind = le64_get(d->addr) ? EXTENT_DATA : EXTENT_CLAIM;
+	ret->kind = le64_get(d->addr) ? EXTENT_DATA : d->flags & FS_EXTENT_LOST ? EXTENT_LOST : EXTENT_CLAIM;
 	ret->addr = 0;
 	ret->birth = 0;
-	if (ret->kind == EXTENT_CLAIM)
+	if (ret->kind != EXTENT_DATA)
 		return;
 	skip = (ret->from - key.off) / BLOCK_SIZE;
 	n = (ret->to - ret->from) / BLOCK_SIZE;
@@ -260,7 +265,7 @@ int extent_claimed(struct view *v, uint64_t ino, uint64_t from, uint64_t to, uin
 		return 0;
 	}
 	if (!err && key.off <= from && item_end(key, disk(&val)) >= to) {
-		*ret_blocks = le64_get(disk(&val)->addr) ? 0 : (to - from) / BLOCK_SIZE;
+		*ret_blocks = is_claim(disk(&val)) ? (to - from) / BLOCK_SIZE : 0;
 		return 0;
 	}
 	if (!err)
@@ -433,6 +438,8 @@ static bool can_join(struct replace *r, const struct extent_piece *p)
 
 	if (!r->open || r->at + (uint64_t)n * BLOCK_SIZE != p->from || !addr != !p->addr)
 		return false;
+	if (!(d->flags & FS_EXTENT_LOST) != !p->lost)
+		return false;
 	if (!addr)
 		return n + p->blocks <= FS_CLAIM_BLOCKS_MAX;
 	if (addr + n != p->addr || n + p->blocks > r->op->fs->extent_blocks)
@@ -456,7 +463,11 @@ static int add_piece(struct replace *r, const struct extent_piece *p)
 
 		if (err)
 			return err;
-		*d = (struct disk_extent){ .addr = le64_put(p->addr), .birth = le64_put(p->birth) };
+		*d = (struct disk_extent){
+			.addr = le64_put(p->addr),
+			.birth = le64_put(p->birth),
+			.flags = p->lost ? FS_EXTENT_LOST : 0,
+		};
 		r->open = true;
 		r->older = false;
 		r->at = p->from;

@@ -15,7 +15,7 @@
 /* A copy of one item, or of a hole between two. */
 struct extent_map {
 	uint64_t from, to; /* bytes, multiples of BLOCK_SIZE; a hole behind the last item ends at UINT64_MAX */
-	enum { EXTENT_HOLE, EXTENT_CLAIM, EXTENT_DATA } kind;
+	enum { EXTENT_HOLE, EXTENT_CLAIM, EXTENT_DATA, EXTENT_LOST } kind;
 	uint64_t addr;	/* EXTENT_DATA: of the block at `from` */
 	uint64_t birth;
 	uint32_t sums[FS_EXTENT_BLOCKS_MAX]; /* EXTENT_DATA: of each block from `from` on */
@@ -30,11 +30,12 @@ int extent_walk_open(struct view *, uint64_t ino, uint64_t from, uint64_t to, st
 int extent_walk_next(struct extent_walk *, struct extent_map *ret);
 void extent_walk_close(struct extent_walk *);
 
-/* A piece that is put: fresh blocks of this batch, blocks another item has (a clone), or a claim. */
+/* A piece that is put: fresh blocks of this batch, blocks another item has (a clone), a claim, or what is lost. */
 struct extent_piece {
 	uint64_t from;	 /* byte offset in the file, multiple of BLOCK_SIZE */
-	uint32_t blocks; /* data: at most FS_EXTENT_BLOCKS_MAX; a claim: at most FS_CLAIM_BLOCKS_MAX */
-	uint64_t addr;	 /* 0: a claim */
+	uint32_t blocks; /* data: at most FS_EXTENT_BLOCKS_MAX; else at most FS_CLAIM_BLOCKS_MAX */
+	bool lost;	 /* content that was lost; addr is 0 */
+	uint64_t addr;	 /* 0: a claim, or lost */
 	uint64_t birth;	 /* 0: fresh */
 	const uint32_t *sums;
 };

@@ -21,6 +21,8 @@ int extent_block_read(struct view *v, uint64_t ino, uint64_t off, struct extent_
 		err = view_read(v, map.addr + at, 1, buf, map.sums + at);
 	}
 	view_read_end(v, cookie);
+	if (!err && map.kind == EXTENT_LOST)
+		err = -EIO;
 	if (err) {
 		mem_free(buf);
 		return err;

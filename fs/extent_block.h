@@ -17,7 +17,7 @@ struct extent_block {
 	uint32_t sum;
 };
 
-/* Reads it; a hole or a claim reads as zeros. Under the inode's lock. Released by extent_block_release. */
+/* Reads it; a hole or a claim reads as zeros. -EIO: its content is lost. Under the inode's lock. Released by extent_block_release. */
 int extent_block_read(struct view *, uint64_t ino, uint64_t off, struct extent_block *ret);
 /* Takes a block for its content and hands it to the op's batch; *ret refers to b->sum. Once. */
 int extent_block_put(struct op *, struct extent_block *b, struct extent_piece *ret);

@@ -10,6 +10,8 @@
  *    inside a block writes that block anew. So growing a file is changing a number.
  * 2. No item holds data behind the end's block; promises (fallocate with keep-size) may lie there, until the next truncation.
  * 3. What a truncation has cut off but not removed yet (orphan.h) reads as zeros; it is removed before anything is written.
+ * 4. What is lost (FS_EXTENT_LOST) is never taken for zeros: reading it fails, a block of it can only be replaced whole. A file
+ *    cut inside a lost block keeps that block as it is, so what is behind the end there is unknown, not zero, should it grow.
  *
  * Reading walks the items and joins what lies side by side on the device, so that a file written in small pieces is read in
  * large ones. Checksums are verified below, block by block; where one does not fit the whole read fails: the bytes in front of
@@ -53,11 +55,12 @@ int file_inline(struct view *v, const struct inode *i, void *buf, size_t *ret_le
 
 /* ---- reading ---- */
 
-/* Blocks of the device one behind the other that are one behind the other in the file, too. */
+/* Blocks of the device one behind the other that are one behind the other in the file, too. What is removed reads as zeros. */
 struct gather {
 	struct view *view;
 	uint8_t *buf; /* for the file from `base` on */
 	uint64_t base, at;
+	uint64_t removed_from, removed_to;
 	uint64_t addr;
 	uint32_t blocks;
 	uint32_t sums[FS_IO_MAX / BLOCK_SIZE + 1];
@@ -76,6 +79,8 @@ static int gather_add(struct gather *g, const struct extent_map *m)
 	uint32_t n = (uint32_t)((m->to - m->from) / BLOCK_SIZE);
 	int err = 0;
 
+	if (m->kind == EXTENT_LOST && (m->from < g->removed_from || m->to > g->removed_to))
+		return -EIO;
 	if (m->kind != EXTENT_DATA) {
 		memset(g->buf + (m->from - g->base), 0, m->to - m->from);
 		return 0;
@@ -91,8 +96,16 @@ static int gather_add(struct gather *g, const struct extent_map *m)
 	return err;
 }
 
+static void hide_removed(const struct gather *g, uint64_t to)
+{
+	uint64_t a = g->removed_from > g->base ? g->removed_from : g->base, b = g->removed_to < to ? g->removed_to : to;
+
+	if (a < b)
+		memset(g->buf + (a - g->base), 0, b - a);
+}
+
 /* from and to are whole blocks. */
-static int read_extents(struct view *v, uint64_t ino, uint64_t from, uint64_t to, uint8_t *buf)
+static int read_extents(struct fs *fs, struct view *v, uint64_t ino, uint64_t from, uint64_t to, uint8_t *buf)
 {
 	struct gather g;
 	struct extent_walk *w = NULL;
@@ -104,6 +117,8 @@ static int read_extents(struct view *v, uint64_t ino, uint64_t from, uint64_t to
 	g.buf = buf;
 	g.base = from;
 	g.blocks = 0;
+	g.removed_from = g.removed_to = 0;
+	(void)orphan_pending(fs, ino, &g.removed_from, &g.removed_to);
 	cookie = view_read_begin(v);
 	err = extent_walk_open(v, ino, from, to, &w);
 	while (!err) {
@@ -113,22 +128,11 @@ static int read_extents(struct view *v, uint64_t ino, uint64_t from, uint64_t to
 	}
 	if (err > 0) /* the end */
 		err = gather_read(&g);
+	if (!err)
+		hide_removed(&g, to);
 	extent_walk_close(w);
 	view_read_end(v, cookie);
 	return err;
-}
-
-/* What has been cut off and is still there. */
-static void hide_pending(struct fs *fs, uint64_t ino, uint64_t from, uint64_t to, uint8_t *buf)
-{
-	uint64_t a, b;
-
-	if (!orphan_pending(fs, ino, &a, &b))
-		return;
-	a = a > from ? a : from;
-	b = b < to ? b : to;
-	if (a < b)
-		memset(buf + (a - from), 0, b - a);
 }
 
 /* n bytes at `off`, all of them in front of the end. Inline data is shorter than a block; behind it all is zero. */
@@ -169,10 +173,9 @@ int file_read(struct op *op, const struct inode *i, uint64_t off, size_t size, v
 		err = read_inline(op->view, i, off, n, buf, ret_data);
 	} else {
 		to = file_block_up(off + n);
-		err = read_extents(op->view, i->ino, from, to, buf);
+		err = read_extents(op->fs, op->view, i->ino, from, to, buf);
 		if (err)
 			return err;
-		hide_pending(op->fs, i->ino, from, to, buf);
 		*ret_data = (uint8_t *)buf + (off - from);
 	}
 	if (!err)
@@ -196,6 +199,8 @@ int file_read_block(struct op *op, const struct inode *i, uint64_t at, void *blo
 		uint64_t n = (at - m.from) / BLOCK_SIZE;
 
 		err = view_read(op->view, m.addr + n, 1, block, &m.sums[n]);
+	} else if (!err && m.kind == EXTENT_LOST) {
+		err = -ENODATA;
 	} else if (!err) {
 		memset(block, 0, BLOCK_SIZE);
 	}
@@ -237,6 +242,11 @@ static int cut_block(struct op *op, const struct inode *i, uint64_t size, struct
 	if (!block)
 		return -ENOMEM;
 	err = file_read_block(op, i, at, block);
+	if (err == -ENODATA) { /* it stays lost, whole */
+		mem_free(block);
+		*ret_n = 0;
+		return 0;
+	}
 	if (err || all_zero(block + keep, BLOCK_SIZE - keep)) {
 		mem_free(block);
 		*ret_n = 0;

@@ -13,7 +13,8 @@
  * replacement, so one batch. The source's last block is shared too when nothing of the destination lies behind it: by the
  * invariant of file.h the rest of it is zeros.
  *
- * Holes are copied as holes, and so are claims: room that was promised to the source is not promised twice.
+ * Holes are copied as holes, and so are claims: room that was promised to the source is not promised twice. Content that is
+ * lost cannot be copied: EIO, as for whoever reads it.
  *
  * Each call is one batch, bounded by COPY_ITEMS items on either side, and by FS_IO_MAX where bytes have to be copied (the
  * offsets do not fit, or the source is inline). A call that meets a bound returns how far it got, as copy_file_range may;
@@ -128,6 +129,8 @@ static int add_blocks(struct copy *c, uint64_t from, uint64_t to, uint64_t shift
 	err = extent_walk_open(c->op.view, source(c)->ino, from + shift, to + shift, &w);
 	while (!err) {
 		err = extent_walk_next(w, &m);
+		if (!err && m.kind == EXTENT_LOST)
+			err = -EIO;
 		if (!err && m.kind == EXTENT_DATA)
 			err = add_shared(c, &m, shift);
 	}

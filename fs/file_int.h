@@ -24,7 +24,8 @@ static inline struct key file_inline_key(uint64_t ino)
 /* The inline data into buf (BLOCK_SIZE bytes). *ret_len 0: there is none. Costs nothing for a file with blocks. */
 int file_inline(struct view *, const struct inode *, void *buf, size_t *ret_len);
 
-/* One whole block of a file without inline data, zeros where there is nothing and behind the end. `block` is aligned. */
+/* One whole block of a file without inline data, zeros where there is nothing and behind the end. `block` is aligned. -ENODATA:
+ * its content is lost. */
 int file_read_block(struct op *, const struct inode *, uint64_t at, void *block);
 
 #endif

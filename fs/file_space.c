@@ -359,11 +359,13 @@ static void look_at(struct seek *s, uint64_t from, uint64_t to, bool data)
 		s->off = from;
 }
 
-/* What has been removed but is still there (orphan.h) is a hole already. */
+/* What has been removed but is still there (orphan.h) is a hole already. What is lost is data: a hole would be zeros. */
 static void look_around(struct seek *s, const struct extent_map *m, uint64_t from, uint64_t to)
 {
-	if (m->kind != EXTENT_DATA || from >= to || m->to <= from || to <= m->from) {
-		look_at(s, m->from, m->to, m->kind == EXTENT_DATA);
+	bool data = m->kind == EXTENT_DATA || m->kind == EXTENT_LOST;
+
+	if (!data || from >= to || m->to <= from || to <= m->from) {
+		look_at(s, m->from, m->to, data);
 		return;
 	}
 	look_at(s, m->from, from, true);

@@ -39,8 +39,11 @@ static int old_block(struct writing *w, uint64_t at, uint8_t *block)
 {
 	size_t len = at ? 0 : w->inline_len;
 
-	if (w->inode->blocks)
-		return file_read_block(w->op, w->inode, at, block);
+	if (w->inode->blocks) {
+		int err = file_read_block(w->op, w->inode, at, block);
+
+		return err == -ENODATA ? -EIO : err;
+	}
 	memcpy(block, w->inline_data, len);
 	memset(block + len, 0, BLOCK_SIZE - len);
 	return 0;
@@ -52,7 +55,9 @@ static int new_block(struct writing *w, uint64_t at, uint8_t *block)
 	uint64_t from = w->off > at ? w->off : at, to = w->end < at + BLOCK_SIZE ? w->end : at + BLOCK_SIZE;
 	int err = 0;
 
-	if (from != at || to != at + BLOCK_SIZE)
+	if (from == at && to >= w->inode->size) /* nothing of it is left, and behind the end are zeros */
+		memset(block + (to - at), 0, at + BLOCK_SIZE - to);
+	else if (from != at || to != at + BLOCK_SIZE)
 		err = old_block(w, at, block);
 	if (!err && from < to)
 		memcpy(block + (from - at), w->data + (from - w->off), to - from);

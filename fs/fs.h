@@ -58,6 +58,9 @@ struct fs_options {
 	bool nodiratime; /* for status: listing a directory never updates its access time */
 	bool acl;	 /* POSIX ACLs: without it system.posix_acl_* is EOPNOTSUPP */
 	bool writeback;	 /* the kernel owns sizes and times of files it has cached */
+	/* fsck: mounts also what lacks a root directory or has marks of lost parts, and leaves alone what is to be deleted:
+	 * nothing changes but what calls say. */
+	bool repair;
 	bool no_threads; /* tests: deletion of what has no name happens in fs_forget and fs_reap; implies store.manual */
 	/* Tests: the clock. NULL: the system's. */
 	void (*now)(void *arg, struct timespec *ret);

@@ -60,7 +60,7 @@ enum fs_counter {
  *	16	4	number of names (a directory: 2 + its subdirectories)
  *	20	4	state: FS_STATE_*
  *	24	8	size: bytes; a directory: number of names in it
- *	32	8	blocks of 4 KiB that extent items have or promise
+ *	32	8	blocks of 4 KiB that extent items have, promise, or have lost
  *	40	8	parent (directories only)
  *	48	4	device number, major (devices only)
  *	52	4	device number, minor
@@ -175,7 +175,8 @@ struct disk_extent {
 static_assert(sizeof(struct disk_extent) == 32, "disk_extent");
 
 /* Content that was lost: address and birth 0, no checksums, blocks as in a promise. Reads as EIO until it is written again. It
- * counts for nothing in `blocks` and promises no room. May stand beyond the last byte only as far as the block that holds it. */
+ * counts in the inode's blocks, which so tell inline content from extents, but promises no room. May stand beyond the last byte
+ * only as far as the block that holds it. */
 #define FS_EXTENT_LOST 1u
 
 #define FS_EXTENT_BLOCKS_MAX 256u

@@ -21,6 +21,7 @@
 
 struct orphans; /* orphan.c */
 struct batch_pool; /* op.c */
+struct scrub; /* scrub.c */
 
 struct fs {
 	struct fs_options opt;
@@ -44,6 +45,7 @@ struct fs {
 	struct lookups *lookups;
 	struct orphans *orphans;
 	struct batch_pool *batches;
+	struct scrub *scrub;
 };
 
 #define FS_INLINE_MAX 2048u
@@ -51,6 +53,9 @@ struct fs {
 void fs_now(struct fs *, struct timespec *ret);
 /* Keyed, so that nobody can make names collide. len <= FS_NAME_MAX. */
 uint64_t fs_hash(struct fs *, const void *bytes, size_t len);
+
+/* What a salvage wants to know, see struct disk_volume. */
+int volume_put(struct store *, struct batch *);
 
 int batch_pool_open(struct batch_pool **ret);
 void batch_pool_close(struct batch_pool *);

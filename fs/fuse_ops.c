@@ -322,16 +322,21 @@ static void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *st, int to_
 		{ FUSE_SET_ATTR_MTIME_NOW, FS_SET_MTIME_NOW },
 		{ FUSE_SET_ATTR_KILL_SUID, FS_SET_KILL_PRIV }, /* the protocol's one bit for both */
 	};
+	struct mounted *m = mounted_of(req);
 	struct fs_entry e;
 	unsigned what = 0;
 
 	(void)fi;
+	if (control_is_node(node) && m->control && to_set & FUSE_SET_ATTR_SIZE) {
+		answer_attr(req, control_truncate(m->control, node, &e), &e);
+		return;
+	}
 	if (refused(req, node, NULL))
 		return;
 	for (size_t i = 0; i < sizeof(map) / sizeof(map[0]); i++)
 		if (to_set & map[i].fuse)
 			what |= map[i].fs;
-	answer_attr(req, fs_setattr(mounted_of(req)->fs, node, what, st, &e), &e);
+	answer_attr(req, fs_setattr(m->fs, node, what, st, &e), &e);
 }
 
 static struct statx_timestamp statx_time(struct timespec t)

@@ -300,6 +300,11 @@ int orphan_remove_range(struct op *op, struct inode *i, uint64_t from, uint64_t 
 	return orphan_replace_range(op, i, from, to, NULL, 0);
 }
 
+void orphan_forget_range(struct fs *fs, uint64_t ino)
+{
+	range_drop(fs->orphans, ino);
+}
+
 int orphan_finish(struct op *op, uint64_t ino)
 {
 	uint64_t from, to;
@@ -325,7 +330,7 @@ int orphan_finish(struct op *op, uint64_t ino)
 static int bound_xattrs(struct op *op, uint64_t ino, struct key *ret_end, bool *ret_all)
 {
 	struct key key, end = key_make(ino, FS_ITEM_XATTR, 0);
-	struct scan *scan;
+	struct scan *scan = NULL;
 	unsigned n = 0;
 	const void *val;
 	size_t len;
@@ -584,7 +589,7 @@ int orphans_open(struct fs *fs)
 	pthread_cond_init(&o->idle, NULL);
 	fs->orphans = o;
 	err = find_all(fs);
-	if (!err && !fs->read_only && !fs->opt.no_threads) {
+	if (!err && !fs->read_only && !fs->opt.no_threads && !fs->opt.repair) {
 		err = -pthread_create(&o->thread, NULL, reaper, fs);
 		o->threaded = !err;
 	}
@@ -593,7 +598,7 @@ int orphans_open(struct fs *fs)
 		release(o);
 		return err;
 	}
-	if (!fs->read_only && fs->opt.no_threads)
+	if (!fs->read_only && fs->opt.no_threads && !fs->opt.repair)
 		(void)drain(fs); /* what fails waits for fs_reap */
 	return 0;
 }

@@ -21,7 +21,8 @@
 /* Items that one batch may remove: a bound for its memory, log record and lock time. */
 #define ORPHAN_STEP_ITEMS 512u
 
-/* Finds what a crash left; starts the reaper's thread unless options say no. */
+/* Finds what a crash left; starts the reaper's thread unless options say no. With fs_options.repair nothing is deleted but by
+ * fs_reap. */
 int orphans_open(struct fs *);
 void orphans_close(struct fs *); /* stops the thread; what is left stays for the next mount */
 
@@ -49,6 +50,8 @@ int orphan_replace_range(struct op *, struct inode *, uint64_t from, uint64_t to
 
 /* Whether part of the file is to be seen as removed: [*from, *to). Almost always false, at the cost of one load. */
 bool orphan_pending(struct fs *, uint64_t node, uint64_t *ret_from, uint64_t *ret_to);
+/* The repair has deleted the mark of it. */
+void orphan_forget_range(struct fs *, uint64_t ino);
 /* Finishes it, if there is any. The inode's lock is held, the batch is empty; it is empty afterwards, too. */
 int orphan_finish(struct op *, uint64_t ino);
 

@@ -162,7 +162,7 @@ static int extent_validate(struct key key, const void *val, size_t len)
 {
 	const struct disk_extent *d = val;
 	uint64_t ino = key_ino(key), blocks, max;
-	bool claim;
+	bool claim; /* or lost: no checksums */
 
 	if (len < sizeof(*d))
 		return corrupt("extent", ino, "length", len, sizeof(*d));
@@ -173,8 +173,8 @@ static int extent_validate(struct key key, const void *val, size_t len)
 		return corrupt("extent", ino, "blocks", blocks, max);
 	if (len != sizeof(*d) + (claim ? 0 : blocks * sizeof(le32)))
 		return corrupt("extent", ino, "length", len, sizeof(*d) + (claim ? 0 : blocks * sizeof(le32)));
-	if (d->codec || d->flags || le16_get(d->zero) || le32_get(d->raw_len) || le32_get(d->zero2))
-		return corrupt("extent", ino, "codec or flags", d->codec, 0);
+	if (d->codec || d->flags & ~(claim ? FS_EXTENT_LOST : 0) || le16_get(d->zero) || le32_get(d->raw_len) || le32_get(d->zero2))
+		return corrupt("extent", ino, "codec or flags", d->codec, d->flags);
 	if (claim && le64_get(d->birth))
 		return corrupt("extent", ino, "birth of a promise", le64_get(d->birth), 0);
 	if (key.off % BLOCK_SIZE)
@@ -184,12 +184,19 @@ static int extent_validate(struct key key, const void *val, size_t len)
 	return validate_ino("extent", key);
 }
 
+static bool extent_is_lost(const struct disk_extent *d)
+{
+	return d->flags & FS_EXTENT_LOST;
+}
+
 static void extent_print(FILE *f, struct key key, const void *val, size_t len)
 {
 	const struct disk_extent *d = val;
 
 	(void)len;
-	if (!le64_get(d->addr))
+	if (extent_is_lost(d))
+		fprintf(f, "at %" PRIu64 " lost %" PRIu32, key.off, le32_get(d->blocks));
+	else if (!le64_get(d->addr))
 		fprintf(f, "at %" PRIu64 " promise of %" PRIu32, key.off, le32_get(d->blocks));
 	else
 		fprintf(f, "at %" PRIu64 " addr %" PRIu64 " blocks %" PRIu32 " birth %" PRIx64, key.off,
@@ -202,6 +209,8 @@ static bool extent_of(struct key key, const void *val, size_t len, struct extent
 
 	(void)key;
 	(void)len;
+	if (extent_is_lost(d))
+		return false;
 	*ret = (struct extent){ le64_get(d->addr), le32_get(d->blocks), le64_get(d->birth) };
 	return true;
 }
@@ -227,7 +236,8 @@ static int orphan_validate(struct key key, const void *val, size_t len)
 		return corrupt("orphan", ino, "inode number", ino, FS_INO_FIRST);
 	if ((key.off & 1) == FS_ORPHAN_UNLINKED
 		    ? le64_get(d->from) || le64_get(d->to)
-		    : le64_get(d->from) >= le64_get(d->to) || le64_get(d->from) % BLOCK_SIZE)
+		    : le64_get(d->from) >= le64_get(d->to) || le64_get(d->from) % BLOCK_SIZE ||
+			      (le64_get(d->to) != UINT64_MAX && le64_get(d->to) % BLOCK_SIZE))
 		return corrupt("orphan", ino, "range", le64_get(d->from), le64_get(d->to));
 	return 0;
 }
@@ -244,6 +254,57 @@ static void orphan_print(FILE *f, struct key key, const void *val, size_t len)
 			le64_get(d->from), le64_get(d->to));
 }
 
+static int lost_validate(struct key key, const void *val, size_t len)
+{
+	const struct disk_lost *d = val;
+	struct key from, to;
+
+	if (len != sizeof(*d))
+		return corrupt("lost", key.off, "length", len, sizeof(*d));
+	if (key_ino(key) != FS_ORPHAN_INO)
+		return corrupt("lost", key.off, "key", key_ino(key), FS_ORPHAN_INO);
+	from = (struct key){ le64_get(d->from_obj), le64_get(d->from_off) };
+	to = (struct key){ le64_get(d->to_obj), le64_get(d->to_off) };
+	if (!key_less(from, to))
+		return corrupt("lost", key.off, "range", from.obj, to.obj);
+	return 0;
+}
+
+static void lost_print(FILE *f, struct key key, const void *val, size_t len)
+{
+	const struct disk_lost *d = val;
+
+	(void)key;
+	(void)len;
+	fprintf(f, "items from inode %" PRIu64 " type %u offset %" PRIu64 " to inode %" PRIu64 " type %u offset %" PRIu64,
+		le64_get(d->from_obj) >> 8, d->from_obj.b[0], le64_get(d->from_off), le64_get(d->to_obj) >> 8,
+		d->to_obj.b[0], le64_get(d->to_off));
+}
+
+static int volume_validate(struct key key, const void *val, size_t len)
+{
+	const struct disk_volume *d = val;
+
+	if (len != sizeof(*d))
+		return corrupt("volume", key.off, "length", len, sizeof(*d));
+	if (key_ino(key) != FS_ORPHAN_INO || key.off)
+		return corrupt("volume", key.off, "key", key_ino(key), FS_ORPHAN_INO);
+	if (!le64_get(d->blocks) || !le64_get(d->log_start) || !le64_get(d->log_blocks))
+		return corrupt("volume", key.off, "blocks", le64_get(d->blocks), le64_get(d->log_blocks));
+	return 0;
+}
+
+static void volume_print(FILE *f, struct key key, const void *val, size_t len)
+{
+	const struct disk_volume *d = val;
+
+	(void)key;
+	(void)len;
+	fprintf(f, "label '%.*s' blocks %" PRIu64 " log %" PRIu64 " + %" PRIu64 " incompat %" PRIx64, (int)sizeof(d->label),
+		(const char *)d->label, le64_get(d->blocks), le64_get(d->log_start), le64_get(d->log_blocks),
+		le64_get(d->incompat));
+}
+
 const struct record_table fs_records = {
 	.row = {
 		[FS_ITEM_INODE] = { .name = "inode", .validate = inode_validate, .print = inode_print },
@@ -253,5 +314,7 @@ const struct record_table fs_records = {
 		[FS_ITEM_EXTENT] = { .name = "extent", .validate = extent_validate, .print = extent_print,
 				     .extent = extent_of, .set_birth = extent_set_birth },
 		[FS_ITEM_ORPHAN] = { .name = "orphan", .validate = orphan_validate, .print = orphan_print },
+		[FS_ITEM_LOST] = { .name = "lost", .validate = lost_validate, .print = lost_print },
+		[FS_ITEM_VOLUME] = { .name = "volume", .validate = volume_validate, .print = volume_print },
 	},
 };

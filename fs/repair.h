@@ -36,6 +36,11 @@ int fs_repair(struct fs *, const struct fs_repair_options *, struct fs_repair_re
 struct rebuild;
 struct rebuild_lost;
 int fs_repair_lost(void *arg, struct rebuild *, const struct rebuild_lost *, size_t n);
+/*
+ * The same behind a salvage, whose ranges may be older than what refers to them: one more mark over everything. So where an inode
+ * says that it had more than is there, that is lost, not a wrong count.
+ */
+int fs_repair_salvaged(void *arg, struct rebuild *, const struct rebuild_lost *, size_t n);
 
 /* For salvage_options.identify: knows FS_ITEM_VOLUME. */
 struct super;

@@ -4,14 +4,19 @@
  * A filesystem is a store with a root directory in it. Mounting opens the store (which recovers), then sets up what fs/ has
  * in memory: nothing of it is read from the device but the orphans. Inode numbers are handed out from the durable limit on;
  * what the last mount had taken below it and not used is lost, at most FS_INO_STEP numbers of 2^48.
+ *
+ * A filesystem with marks of lost parts (FS_ITEM_LOST) is not mounted: what is missing there would be taken for holes and for
+ * names that were deleted.
  */
 #include <assert.h>
+#include <string.h>
 #include <xxhash.h>
 
 #include "fs/extent.h"
 #include "fs/fs_int.h"
 #include "fs/orphan.h"
 #include "fs/records.h"
+#include "fs/scrub.h"
 
 void fs_now(struct fs *fs, struct timespec *ret)
 {
@@ -37,6 +42,23 @@ uint64_t fs_hash(struct fs *fs, const void *bytes, size_t len)
 
 /* ---- mkfs ---- */
 
+int volume_put(struct store *s, struct batch *b)
+{
+	struct disk_volume d = { 0 };
+	struct store_status st;
+
+	store_status(s, &st);
+	memcpy(d.uuid, st.uuid, sizeof(d.uuid));
+	memcpy(d.label, st.label, sizeof(d.label));
+	memcpy(d.secret, store_secret(s), sizeof(d.secret));
+	d.blocks = le64_put(st.blocks);
+	d.log_start = le64_put(st.log_start);
+	d.log_blocks = le64_put(st.log_blocks);
+	d.incompat = le64_put(st.incompat);
+	d.created = le64_put(st.created_ns);
+	return batch_put(b, key_make(FS_ORPHAN_INO, FS_ITEM_VOLUME, 0), &d, sizeof(d));
+}
+
 static int put_root(struct store *s, const struct fs_mkfs_options *o)
 {
 	struct inode root = {
@@ -60,6 +82,8 @@ static int put_root(struct store *s, const struct fs_mkfs_options *o)
 	if (err)
 		return err;
 	err = inode_put(b, &root);
+	if (!err)
+		err = volume_put(s, b);
 	if (!err)
 		err = batch_raise(b, FS_COUNTER_INO_LIMIT, FS_INO_FIRST);
 	if (!err)
@@ -125,6 +149,19 @@ static int check_root(struct fs *fs)
 	return err;
 }
 
+/* Nothing may be left of a repair. */
+static int check_lost(struct fs *fs)
+{
+	struct key key, last = key_make(FS_ORPHAN_INO, FS_ITEM_LOST, UINT64_MAX);
+	size_t len;
+	int err = view_floor(store_live(fs->store), last, &key, NULL, 0, &len);
+
+	if (err || key.obj != last.obj)
+		return err == -ENOENT ? 0 : err;
+	err_log(LOG_ERROR, "parts of the filesystem were lost, and its repair was not finished: run fsck.arbor -y");
+	return -EUCLEAN;
+}
+
 static void init_numbers(struct fs *fs)
 {
 	uint64_t limit = store_counter(fs->store, FS_COUNTER_INO_LIMIT);
@@ -159,19 +196,26 @@ int fs_mount(struct bdev *dev, const struct fs_options *opt, struct fs **ret)
 	if (err)
 		goto out_fs;
 	fs->read_only = fs->opt.store.read_only || dev->geo.read_only;
-	err = check_root(fs);
+	err = opt->repair ? 0 : check_lost(fs);
+	if (!err && !opt->repair)
+		err = check_root(fs);
 	if (err)
 		goto out_store;
 	init_numbers(fs);
 	err = batch_pool_open(&fs->batches);
 	if (err)
 		goto out_store;
-	err = orphans_open(fs);
+	err = scrub_open(fs);
 	if (err)
 		goto out_pool;
+	err = orphans_open(fs);
+	if (err)
+		goto out_scrub;
 	*ret = fs;
 	return 0;
 
+out_scrub:
+	scrub_close(fs);
 out_pool:
 	batch_pool_close(fs->batches);
 out_store:
@@ -187,6 +231,7 @@ int fs_unmount(struct fs *fs)
 
 	if (!fs)
 		return 0;
+	scrub_close(fs);
 	orphans_close(fs);
 	batch_pool_close(fs->batches);
 	err = store_close(fs->store);
@@ -196,6 +241,7 @@ int fs_unmount(struct fs *fs)
 
 void fs_crash(struct fs *fs)
 {
+	scrub_close(fs);
 	orphans_close(fs);
 	batch_pool_close(fs->batches);
 	store_crash(fs->store);

@@ -6,6 +6,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "btree/mem.h"
 #include "fs/control.h"
@@ -66,7 +67,7 @@ static void status_says_what_it_should(void **state)
 	static const char *const keys[] = {
 		"mounted", "pid",   "source",	 "mountpoint", "options", "uuid",  "label",
 		"state",   "error", "node_size", "space",      "inodes",  "log",   "checkpoint",
-		"cache",   "data",  "views",	 "recovery",   "device",  "mount",
+		"cache",   "data",  "views",	 "recovery",   "device",  "mount", "scrub",
 	};
 	struct control *c;
 	struct fskit k;
@@ -209,16 +210,96 @@ static void the_directory_lists_its_names(void **state)
 	open_both(&k, &c);
 	assert_int_equal(control_lookup(c, FS_ROOT, FS_CONTROL_NAME, &dir), 0);
 	assert_int_equal(control_readdir(c, dir.node, 0, list, &all), 0);
-	assert_string_equal(all.text, ". .. status ");
+	assert_string_equal(all.text, ". .. status scrub ");
 	assert_int_equal(control_readdir(c, dir.node, 0, list, &one), 0);
 	assert_string_equal(one.text, ". ");
 	assert_int_equal(control_readdir(c, dir.node, 1, list, &rest), 0);
-	assert_string_equal(rest.text, ".. status ");
-	assert_int_equal(control_readdir(c, dir.node, 3, list, &none), 0);
+	assert_string_equal(rest.text, ".. status scrub ");
+	assert_int_equal(control_readdir(c, dir.node, 4, list, &none), 0);
 	assert_int_equal(control_readdir(c, dir.node, UINT64_MAX, list, &none), 0);
 	assert_string_equal(none.text, "");
 	status_node(c, &file);
 	assert_int_equal(control_readdir(c, file.node, 0, list, &none), -ENOTDIR);
+	release_both(&k, c);
+}
+
+static int tell(struct control *c, uint64_t node, const char *command)
+{
+	return control_write(c, node, command, strlen(command));
+}
+
+/* What the file says now: the value of a key. */
+static json_t *scrub_says(struct control *c, struct fs_entry *ret)
+{
+	struct fs_entry dir;
+	const void *text;
+	json_t *json;
+	size_t len;
+
+	assert_int_equal(control_lookup(c, FS_ROOT, FS_CONTROL_NAME, &dir), 0);
+	assert_int_equal(control_lookup(c, dir.node, "scrub", ret), 0);
+	assert_int_equal(control_read(c, ret->node, 0, SIZE_MAX, &text, &len), 0);
+	json = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+	assert_non_null(json);
+	return json;
+}
+
+static void the_scrub_is_told_what_to_do(void **state)
+{
+	static const struct {
+		const char *command;
+		int err;
+	} rows[] = {
+		{ "", -EINVAL },
+		{ "star", -EINVAL },
+		{ "start\n", 0 },
+		{ "start rate=1000000000 from=20 resume", 0 },
+		{ "start  rate=0 ", 0 },
+		{ "start rate=", -EINVAL },
+		{ "start rate=-1", -EINVAL },
+		{ "start rate=1k", -EINVAL },
+		{ "start rate=99999999999999999999", -EINVAL },
+		{ "start from=281474976710656", -EINVAL },
+		{ "start rate", -EINVAL },
+		{ "start resume=1", -EINVAL },
+		{ "start now", -EINVAL },
+		{ "stop now", -EINVAL },
+		{ "stop", 0 },
+	};
+	struct fs_entry scrub, status, e;
+	char longest[200];
+	struct control *c;
+	struct fskit k;
+	json_t *json;
+
+	(void)state;
+	open_both(&k, &c);
+	json = scrub_says(c, &scrub);
+	assert_string_equal(json_string_value(json_object_get(json, "state")), "none");
+	assert_int_equal(json_array_size(json_object_get(json, "bad")), 0);
+	json_decref(json);
+	assert_int_equal(scrub.st.st_mode, S_IFREG | 0600);
+	assert_int_equal(scrub.st.st_uid, geteuid());
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		assert_int_equal(tell(c, scrub.node, rows[i].command), rows[i].err);
+	memset(longest, ' ', sizeof(longest));
+	memcpy(longest, "start", 5);
+	assert_int_equal(control_write(c, scrub.node, longest, sizeof(longest)), -EINVAL);
+	longest[120] = '\n'; /* what stands behind is what was there before */
+	memset(longest + 121, 'x', sizeof(longest) - 121);
+	assert_int_equal(control_write(c, scrub.node, longest, sizeof(longest)), 0);
+	json = scrub_says(c, &e);
+	assert_string_equal(json_string_value(json_object_get(json, "state")), "done");
+	assert_true(json_integer_value(json_object_get(json, "nodes")) > 0);
+	json_decref(json);
+	/* Only there. */
+	status_node(c, &status);
+	assert_int_equal(tell(c, status.node, "stop"), -EPERM);
+	assert_int_equal(control_truncate(c, status.node, &e), -EPERM);
+	assert_int_equal(control_truncate(c, scrub.node, &e), 0);
+	assert_int_equal(e.st.st_size, 0);
+	control_forget(c, scrub.node, 1);
+	assert_int_equal(tell(c, scrub.node, "stop"), -EPERM);
 	release_both(&k, c);
 }
 
@@ -253,6 +334,7 @@ int main(void)
 		cmocka_unit_test(each_lookup_is_a_text_of_its_own),
 		cmocka_unit_test(names_that_are_not_there),
 		cmocka_unit_test(the_directory_lists_its_names),
+		cmocka_unit_test(the_scrub_is_told_what_to_do),
 		cmocka_unit_test(nodes_are_bounded),
 	};
 

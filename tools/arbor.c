@@ -21,6 +21,7 @@ static int help(int argc, char **argv);
 
 static const struct command commands[] = {
 	{ "status", "what mounted filesystems are doing, or what an image holds", arbor_status },
+	{ "scrub", "reads and verifies all of a mounted filesystem", arbor_scrub },
 	{ "help", "this text, or that of a command", help },
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -148,12 +148,36 @@ static void print_engine(json_t *json)
 		       number_at(json, "recovery.records"), (double)number_at(json, "recovery.us") / 1000);
 }
 
+/* Only where there is something to say. */
+static void print_scrub(json_t *json)
+{
+	const char *state = text_at(json, "scrub.state");
+	uint64_t total = number_at(json, "scrub.bytes_total"), done = number_at(json, "scrub.bytes");
+	uint64_t ended = number_at(json, "scrub.ended_ns") / 1000000000;
+	uint64_t mended = number_at(json, "scrub.nodes_mended") + number_at(json, "scrub.pages_mended");
+	uint64_t bad = number_at(json, "scrub.nodes_bad") + number_at(json, "scrub.pages_bad") - mended +
+		       number_at(json, "scrub.blocks_bad");
+	char a[TOOL_SIZE_TEXT], when[40] = "";
+	time_t t = (time_t)ended;
+	struct tm tm;
+
+	if (!state[0] || strcmp(state, "none") == 0)
+		return;
+	if (ended && localtime_r(&t, &tm))
+		strftime(when, sizeof(when), ", %Y-%m-%d %H:%M:%S", &tm);
+	printf("  %-14s %s%s, %s read", "scrub", state, when, size_at(json, "scrub.bytes", a));
+	if (strcmp(state, "done") != 0 && total)
+		printf(" (%u%%)", (unsigned)(done * 100.0 / (double)total));
+	printf("; %" PRIu64 " bad places mended, %" PRIu64 " not\n", mended, bad);
+}
+
 static void print_mounted(json_t *json)
 {
 	print_head(json, text_at(json, "source"));
 	print_state(json);
 	print_space(json);
 	print_engine(json);
+	print_scrub(json);
 	if (number_at(json, "pid"))
 		printf("  %-14s pid %" PRIu64 "\n", "daemon", number_at(json, "pid"));
 }
@@ -210,15 +234,23 @@ static int read_text(const char *path, char **ret)
 	return err;
 }
 
-/* The text, and what it means. */
-static int ask(const char *point, char **ret_text, json_t **ret)
+int arbor_control_path(const char *point, const char *name, char path[PATH_MAX])
+{
+	if (snprintf(path, PATH_MAX, "%s/.arbor/%s", strcmp(point, "/") ? point : "", name) < PATH_MAX)
+		return 0;
+	tool_error(point, "%s", strerror(ENAMETOOLONG));
+	return -ENAMETOOLONG;
+}
+
+int arbor_ask(const char *point, const char *name, char **ret_text, json_t **ret)
 {
 	char path[PATH_MAX];
 	json_error_t why;
 	int err;
 
-	if (snprintf(path, sizeof(path), "%s/.arbor/status", strcmp(point, "/") ? point : "") >= (int)sizeof(path))
-		return -ENAMETOOLONG;
+	err = arbor_control_path(point, name, path);
+	if (err)
+		return err;
 	err = read_text(path, ret_text);
 	if (err == -ENOTCONN || err == -ECONNABORTED) {
 		tool_error(point, "its daemon has ended; unmount it (umount %s) and mount it again", point);
@@ -226,7 +258,7 @@ static int ask(const char *point, char **ret_text, json_t **ret)
 		tool_error(point,
 			   "no permission to look; ask as the user who mounted it, or mount it with -o allow_other");
 	} else if (err) {
-		tool_error(point, "its status cannot be read: %s", tool_why(err));
+		tool_error(point, "its %s cannot be read: %s", name, tool_why(err));
 	} else {
 		*ret = json_loads(*ret_text, 0, &why);
 		if (*ret)
@@ -242,7 +274,7 @@ static int show_point(const char *point, bool as_json)
 {
 	char *text;
 	json_t *json;
-	int err = ask(point, &text, &json);
+	int err = arbor_ask(point, "status", &text, &json);
 
 	if (err)
 		return err;
@@ -278,7 +310,7 @@ static int add_point(void *arg, const struct mount_info *m)
 			return 0;
 	if (all->n < 256)
 		all->seen[all->n] = dev;
-	err = ask(m->point, &text, &json);
+	err = arbor_ask(m->point, "status", &text, &json);
 	if (err) {
 		all->err = err;
 		all->n++;

@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *const phases[] = { "structure", "items", "names", "data" };
+static const char *const phases[] = { "structure", "items", "names", "data", "copies", "scan", "survey", "build" };
 #define PHASES (sizeof(phases) / sizeof(phases[0]))
 #define BAR_WIDTH 40u
 #define INTERVAL_NS 100000000
@@ -54,7 +54,11 @@ static void draw(const char *phase, unsigned number, uint64_t done, uint64_t tot
 	memset(text, ' ', BAR_WIDTH);
 	memset(text, '=', full);
 	text[BAR_WIDTH] = 0;
-	fprintf(stderr, "\r%u: %-9s |%s| %3u%%\033[K", number, phase, text, (unsigned)(part * 100));
+	/* One that is the only one has no number. */
+	if (number <= PHASES)
+		fprintf(stderr, "\r%u: %-9s |%s| %3u%%\033[K", number, phase, text, (unsigned)(part * 100));
+	else
+		fprintf(stderr, "\r%s |%s| %3u%%\033[K", phase, text, (unsigned)(part * 100));
 	fflush(stderr);
 	shown = true;
 }

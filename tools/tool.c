@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <uuid/uuid.h>
+#include <xxhash.h>
 
 #include "btree/err.h"
 #include "btree/mem.h"
@@ -38,6 +39,22 @@ static void put_line(const char *kind, const char *line)
 	fprintf(stderr, "%s: %s%s\n", name, kind, line);
 }
 
+/* A check meets the same damage several times; once is enough to be told of it. */
+#define SAID 256u
+static uint64_t said[SAID];
+static unsigned n_said;
+
+static bool was_said(const char *line)
+{
+	uint64_t hash = XXH3_64bits(line, strlen(line));
+
+	for (unsigned i = 0; i < SAID; i++)
+		if (said[i] == hash)
+			return true;
+	said[n_said++ % SAID] = hash;
+	return false;
+}
+
 /* Serialised by err_log. */
 static void sink(void *arg, enum log_level level, const char *line)
 {
@@ -48,7 +65,7 @@ static void sink(void *arg, enum log_level level, const char *line)
 		if (!verbose)
 			return;
 	}
-	if (level == LOG_INFO && !verbose)
+	if ((level == LOG_INFO && !verbose) || was_said(line))
 		return;
 	put_line(level == LOG_WARNING ? "warning: " : "", line);
 }
@@ -308,7 +325,8 @@ int tool_load_super(struct bdev *dev, struct super *ret, bool *ret_other_ok)
 		break;
 	case EUCLEAN:
 	case EBADMSG:
-		tool_error(dev->name, "both superblocks are damaged (%s); restore it from a backup", detail);
+		tool_error(dev->name,
+			   "both superblocks are damaged (%s); fsck.arbor --salvage searches it for what is left", detail);
 		break;
 	default:
 		tool_error(dev->name, "the superblock cannot be read: %s", tool_why(err));

@@ -205,14 +205,30 @@ new slot.img
 dd if=/dev/zero of=slot.img bs=1 seek=100 count=8 conv=notrunc status=none
 printf x | dd of=slot.img bs=1 seek=100 conv=notrunc status=none
 expect "fsck -n: one damaged superblock is a problem" 4 'one superblock is damaged' "$fsck" -n slot.img
-expect "fsck: it is written anew" 1 'superblock was written anew' "$fsck" slot.img
+cp slot.img slot2.img
+expect "fsck --plan says what it would do" 4 'would write it anew .problem 30' "$fsck" --plan slot.img
+cmp -s slot.img slot2.img
+report $? "and does nothing"
+expect "fsck: it is written anew" 1 'one superblock is damaged: write it anew .problem 30' "$fsck" slot.img
 expect "and that is that" 0 'clean' "$fsck" -n slot.img
 new slots.img
+new data-less.img
 printf x | dd of=slots.img bs=1 seek=100 conv=notrunc status=none
 printf x | dd of=slots.img bs=1 seek=$((65536 + 100)) conv=notrunc status=none
-expect "fsck: both superblocks are damaged" 4 'both superblocks are damaged' "$fsck" slots.img
+expect "fsck: both superblocks are damaged" 4 'both superblocks are damaged.*--salvage' "$fsck" slots.img
 one_line "in one line: both superblocks"
+expect "fsck -y: nor are they made up without being asked" 4 'both superblocks are damaged.*--salvage' "$fsck" -y slots.img
 expect "mkfs: they are not overwritten either" 1 'holds an ArborFS' "$mkfs" slots.img
+cp slots.img slots2.img
+expect "fsck --salvage makes them anew" 1 'write it anew .problem 30' "$fsck" -y --salvage --undo-file=undo slots.img
+expect "and the filesystem is whole" 0 'clean, 1 inodes' "$fsck" -n slots.img
+expect "an undo file is not overwritten" 8 'undo: is there already' "$fsck" -y --salvage --undo-file=undo slots2.img
+expect "fsck --undo refuses another filesystem" 8 'cannot be put back' "$fsck" --undo=undo data-less.img
+expect "fsck --undo puts everything back" 1 'blocks put back' "$fsck" --undo=undo slots.img
+cmp -s slots.img slots2.img
+report $? "every byte of it"
+expect "twice is as good" 1 'blocks put back' "$fsck" --undo=undo slots.img
+expect "a file that is none" 8 'cannot be put back' "$fsck" --undo=slot.img slots.img
 
 new dirty.img
 if "$image" dirty dirty.img 2>out; then
@@ -232,9 +248,19 @@ if "$image" dirty dirty.img 2>out; then
 	block=$(od -An -tu8 -j288 -N8 torn.img)
 	printf x | dd of=torn.img bs=1 seek=$(((start + block) * 4096 + 100)) conv=notrunc status=none
 	expect "fsck -n: a hole in the log" 4 'the log is damaged' "$fsck" -n torn.img
-	expect "fsck: it is not passed over silently" 4 'cannot be recovered.*--drop-damaged-log' "$fsck" torn.img
-	expect "fsck -p: nor at boot" 4 'cannot be recovered' "$fsck" -p torn.img
-	expect "fsck --drop-damaged-log passes over it" 1 'is given up' "$fsck" --drop-damaged-log torn.img
+	cp torn.img torn2.img
+	expect "fsck: it is not passed over silently" 4 'the log is damaged: 4 operations.*problem 31' "$fsck" torn.img
+	expect "fsck: somebody must be there to be asked" 4 'needs a terminal' "$fsck" torn.img
+	expect "fsck -p: nor at boot" 4 'run fsck.arbor without -p' "$fsck" -p torn.img
+	cmp -s torn.img torn2.img
+	report $? "nothing is written by any of these"
+	expect "fsck -y says how much is lost" 1 '4 operations .*: give them up' "$fsck" -y --lost-file=lost torn2.img
+	expect "and the list of losses has it" 0 '4 operations or more' cat lost
+	expect "a list of losses is not overwritten" 8 'lost: the list of losses cannot be written' \
+		"$fsck" -y --lost-file=lost -f torn.img
+	cp before.img torn.img
+	printf x | dd of=torn.img bs=1 seek=$(((start + block) * 4096 + 100)) conv=notrunc status=none
+	expect "fsck --drop-damaged-log passes over it" 1 'give them up' "$fsck" --drop-damaged-log torn.img
 	expect "and that is the end of it" 0 'clean, 1 inodes' "$fsck" -n --data torn.img
 else
 	report 1 "an image that was not unmounted"
@@ -247,7 +273,24 @@ if "$image" fill data.img 2>out; then
 	printf D | dd of=data.img bs=1 seek=$((at + 5)) conv=notrunc status=none
 	expect "fsck does not read data unless asked" 0 'clean' "$fsck" data.img
 	expect "fsck --data finds a bad block and names the file" 4 '^/dir/file: ' "$fsck" --data data.img
-	expect "and counts it" 4 'data.img: 1 problem; not repaired' "$fsck" --data -q data.img
+	expect "and counts it" 4 'data.img: 1 problem; not repaired' "$fsck" --data -n -q data.img
+	expect "fsck -p does not give it up" 4 'run fsck.arbor without -p' "$fsck" --data -p -f data.img
+	cp data.img data2.img
+	expect "fsck --plan would" 4 '^/dir/file: .*: would give up' "$fsck" --plan --data data.img
+	cmp -s data.img data2.img
+	report $? "and gives up nothing"
+	if command -v script >/dev/null; then
+		printf 'n\n' | script -qec "$fsck --data data.img" typed >/dev/null
+		expect "fsck asks what to do" 0 'give up .*\? \[Y\]es, \[n\]o, \[a\]ll' cat typed
+		expect "and no leaves it" 4 '1 problem; not repaired' "$fsck" -n --data data.img
+		printf 'y\n' | script -qec "$fsck --data data.img" typed >/dev/null
+		expect "yes does it" 0 '1 problem repaired' cat typed
+	else
+		skip "questions" "no script(1)"
+		cp data2.img data.img
+		expect "fsck -y does it" 1 '1 problem repaired' "$fsck" -y --data data.img
+	fi
+	expect "what was given up is no problem any more" 0 '1 blocks of files were lost' "$fsck" --data data.img
 else
 	report 1 "an image with a file"
 fi
@@ -312,8 +355,11 @@ fsck_refuses "no threads" 'from 1 to 64' --threads=0 a.img
 fsck_refuses "a descriptor that is none" 'not a file descriptor' -Cx a.img
 fsck_refuses "a descriptor that is not open" 'no such file descriptor' -C77 a.img
 fsck_refuses "-n with --drop-damaged-log" 'exclude' -n --drop-damaged-log a.img
+fsck_refuses "-n with --plan" 'writes nothing' -n --plan a.img
+fsck_refuses "--undo-file with --plan" '--undo-file is for repairs' --undo-file=u --plan a.img
+fsck_refuses "--undo with -y" '--undo goes with no other' --undo=u -y a.img
 expect "fsck refuses an unknown option" 16 'invalid option' "$fsck" -Z a.img
-expect "fsck --help says that there is no repair" 0 'not repaired yet' "$fsck" --help
+expect "fsck --help says what a repair is" 0 'each repair is a question' "$fsck" --help
 expect "fsck --version" 0 '^fsck.arbor .ArborFS. [0-9]' "$fsck" -V
 expect "fsck -q says nothing of a clean one" 0 '' "$fsck" -q a.img
 expect "fsck -C 0 without a terminal draws nothing" 0 '^a.img: clean' "$fsck" -C 0 a.img
@@ -330,6 +376,11 @@ expect "arbor --version" 0 '^arbor .ArborFS. [0-9]' "$arbor" --version
 expect "arbor status of two" 2 'more than one path' "$arbor" status a.img one.img
 expect "arbor status with an unknown option" 2 'unrecognized option' "$arbor" status --frob
 expect "arbor status of a directory elsewhere" 1 'not on an ArborFS filesystem' "$arbor" status /proc
+expect "arbor help scrub" 0 'Usage: arbor scrub' "$arbor" help scrub
+expect "arbor scrub of nothing" 16 'a mount point is missing' "$arbor" scrub
+expect "arbor scrub with a rate that is none" 16 'is no size' "$arbor" scrub --rate=fast /proc
+expect "arbor scrub, both to stop and to show" 16 'exclude each other' "$arbor" scrub --stop --status /proc
+expect "arbor scrub of a directory elsewhere" 8 'not on a mounted ArborFS' "$arbor" scrub /proc
 expect "arbor status --json of all" 0 '^\[' "$arbor" status --json
 if command -v python3 >/dev/null; then
 	"$arbor" status --json a.img | python3 -c 'import json, sys; s = json.load(sys.stdin); sys.exit(s["mounted"] or s["space"]["size"] != 64 << 20)' >out 2>&1

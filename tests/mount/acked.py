@@ -5,28 +5,52 @@
     acked.py files check DIR LOG          what LOG says was acknowledged is in DIR
     acked.py sqlite run DB LOG MODE       rows, each committed with synchronous=extra
     acked.py sqlite check DB LOG
-    acked.py order run DIR SEED           changes that are not synced, each naming its number
+    acked.py git run REPO LOG             commits
+    acked.py git check REPO LOG
+    acked.py tar run DIR LOG TARBALL      trees unpacked, then synced by one fsync; older ones removed
+    acked.py tar check DIR LOG TARBALL
+    acked.py order run DIR SEED [LOG]     changes that are not synced, each naming its number
     acked.py order check DIR              they are there up to one of them, and nothing after it
 
 "run" goes on until the filesystem goes away; before that, whoever takes it away makes the file $KILLED, and an error before
-that is one. LOG is on another filesystem, which outlives the daemon: it has a line "begin"
-before a change and a line "done" once fsync has answered.
+that is one. LOG is on another filesystem, which outlives the daemon: it has a line "begin" before a change and a line "done"
+once fsync has answered, both ending with the time (CLOCK_MONOTONIC, nanoseconds). The check of a state that stood at some time
+(powercut.py) goes by the lines before it.
 """
 
+import functools
+import math
 import os
 import random
 import sqlite3
+import subprocess
 import sys
+import tarfile
+import time
 
 FILES = 40
 ORDER_KEPT = 1000
 
 
+@functools.lru_cache(maxsize=2000)
 def body(name, version):
     """A file's content says what it is: a header, and bytes that follow from it."""
     rng = random.Random(f"{name} {version}")
     size = rng.choice((0, 10, 100, 3000, 5000, 20000, 200000))
     return f"{name} {version}\n".encode() + rng.randbytes(size)
+
+
+def note(log, *words):
+    log.write(" ".join(str(word) for word in words) + f" {time.monotonic_ns()}\n")
+
+
+def noted(log_path, before=math.inf):
+    """The words of each line from before that time, without the time."""
+    for line in open(log_path):
+        word = line.split()
+        # The last line may have been cut off.
+        if line.endswith("\n") and int(word[-1]) < before:
+            yield word[:-1]
 
 
 def write_all(fd, data, at=0):
@@ -35,18 +59,19 @@ def write_all(fd, data, at=0):
         done += os.pwrite(fd, data[done:], at + done)
 
 
-def files_run(directory, log_path, seed):
+def files_run(directory, log_path, seed, changes=math.inf):
     # The process may come again in the next round: what it says then must differ from what was there.
     rng = random.Random(f"{seed} {os.path.getsize(log_path) if os.path.exists(log_path) else 0}")
     log = open(log_path, "a", buffering=1)
     number = sum(1 for line in open(log_path) if line.startswith("begin"))
-    while True:
+    last = number + changes
+    while number < last:
         number += 1
         name = f"f{rng.randrange(FILES)}"
         path = os.path.join(directory, name)
         how = rng.choice(("rewrite", "replace", "replace", "remove", "rename-dir"))
         data = body(name, number)
-        log.write(f"begin {number} {how} {name}\n")
+        note(log, "begin", number, how, name)
         if how == "rewrite":
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             os.ftruncate(fd, 0)
@@ -78,7 +103,7 @@ def files_run(directory, log_path, seed):
             dirfd = os.open(directory, os.O_RDONLY)
             os.fsync(dirfd)
             os.close(dirfd)
-        log.write(f"done {number}\n")
+        note(log, "done", number)
 
 
 def read_or_none(path):
@@ -89,7 +114,7 @@ def read_or_none(path):
         return None
 
 
-def files_check(directory, log_path):
+def files_check(directory, log_path, before=math.inf):
     # For each name what it may be: what the last acknowledged change made of it, or what a change made that a kill cut off
     # since then, whole or in part.
     may, pending, counted = {}, None, 0
@@ -101,8 +126,7 @@ def files_check(directory, log_path):
         if how == "rewrite":
             wants.append(("part", body(name, number)))
 
-    for line in open(log_path):
-        word = line.split()
+    for word in noted(log_path, before):
         if word[0] == "begin":
             if pending:
                 cut_off(pending)
@@ -149,22 +173,104 @@ def sqlite_run(path, log_path, mode):
         # Where sqlite cannot open the directory to sync it, because the daemon has just ended, it calls the commit done all
         # the same (unixDelete in os_unix.c). Then this fails, too.
         os.close(os.open(".", os.O_DIRECTORY, dir_fd=directory))
-        log.write(f"done {number}\n")
+        note(log, "done", number)
 
 
-def sqlite_check(path, log_path):
-    acked = max((int(line.split()[1]) for line in open(log_path) if line.endswith("\n")), default=0)
+def sqlite_check(path, log_path, before=math.inf):
+    acked = max((int(word[1]) for word in noted(log_path, before)), default=0)
     db = sqlite3.connect(path, isolation_level=None)
     integrity = db.execute("pragma integrity_check").fetchone()[0]
     if acked == 0:
         return integrity == "ok"
     count, last, distinct = db.execute("select count(*), max(n), count(distinct n) from t").fetchone()
     print(f"acked.py: {acked} rows acknowledged, {count} there, integrity {integrity}")
-    return integrity == "ok" and last >= acked and count == last == distinct
+    # At a known time there can be at most the one that was being committed.
+    limit = math.inf if before == math.inf else acked + 1
+    return integrity == "ok" and acked <= last <= limit and count == last == distinct
 
 
-def order_run(directory, seed):
+def git(repo, *args):
+    return subprocess.run(["git", "-C", repo, *args], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def git_run(repo, log_path):
+    """Git syncs what a commit consists of, not the directory with the branch's name."""
+    log = open(log_path, "a", buffering=1)
+    heads = os.path.join(repo, ".git", "refs", "heads")
+    number = 0
+    while True:
+        number += 1
+        with open(os.path.join(repo, f"file{number % 20}"), "w") as f:
+            f.write(f"{number}\n" * (number * 37 % 500))
+        git(repo, "add", "-A")
+        git(repo, "commit", "-q", "-m", str(number))
+        head = git(repo, "rev-parse", "HEAD")
+        fd = os.open(heads, os.O_DIRECTORY)
+        os.fsync(fd)
+        os.close(fd)
+        note(log, "done", head)
+
+
+def git_check(repo, log_path, before=math.inf):
+    acked = [word[1] for word in noted(log_path, before)]
+    if not acked:
+        return True
+    # Locks of a git that was cut off are its own affair.
+    for folder, _, names in os.walk(os.path.join(repo, ".git")):
+        for name in names:
+            if name.endswith(".lock"):
+                os.unlink(os.path.join(folder, name))
+    try:
+        git(repo, "fsck", "--no-progress", "--no-dangling")
+        git(repo, "merge-base", "--is-ancestor", acked[-1], "HEAD")
+    except subprocess.CalledProcessError as e:
+        print(f"acked.py: {' '.join(e.cmd)}: {e.stdout}{e.stderr}")
+        return False
+    print(f"acked.py: {len(acked)} commits acknowledged")
+    return True
+
+
+def tar_run(directory, log_path, tarball):
+    log = open(log_path, "a", buffering=1)
+    number = 0
+    while True:
+        number += 1
+        tree = os.path.join(directory, str(number))
+        os.mkdir(tree)
+        subprocess.run(["tar", "-xf", tarball, "-C", tree], check=True)
+        # Of a directory, which here is everything: syncfs does not reach a FUSE filesystem that is no block device.
+        fd = os.open(tree, os.O_DIRECTORY)
+        os.fsync(fd)
+        os.close(fd)
+        note(log, "done", number)
+        if number > 1:
+            note(log, "gone", number - 1)
+            subprocess.run(["rm", "-rf", os.path.join(directory, str(number - 1))], check=True)
+
+
+def tar_check(directory, log_path, tarball, before=math.inf):
+    there = {"done": 0, "gone": 0}
+    for what, number in noted(log_path, before):
+        there[what] = int(number)
+    number = there["done"]
+    if not number:
+        return True
+    with tarfile.open(tarball) as tar:
+        for member in tar:
+            path = os.path.join(directory, str(number), member.name)
+            if member.isfile() and read_or_none(path) != tar.extractfile(member).read():
+                print(f"acked.py: {path} is not what was unpacked")
+                return False
+            if not os.path.lexists(path):
+                print(f"acked.py: {path} is not there")
+                return False
+    print(f"acked.py: tree {number} is whole")
+    return True
+
+
+def order_run(directory, seed, log_path=os.devnull):
     rng = random.Random(seed)
+    log = open(log_path, "a", buffering=1)
     number = max([int(x) for x in os.listdir(directory)], default=-1)
     # What the last run was about to do.
     if os.path.exists(os.path.join(directory, str(number - ORDER_KEPT))):
@@ -175,13 +281,18 @@ def order_run(directory, seed):
         with open(path + ".tmp", "wb", buffering=0) as f:
             f.write(str(number).encode() * rng.randrange(1, 2000))
         os.rename(path + ".tmp", path)
+        note(log, "done", number)
         if number >= ORDER_KEPT:
             os.unlink(os.path.join(directory, str(number - ORDER_KEPT)))
 
 
-def order_check(directory):
+def order_check(directory, least=-1, most=math.inf):
+    """least, most: bounds of the newest, where they are known."""
     names = os.listdir(directory)
     numbers = sorted(int(x) for x in names if not x.endswith(".tmp"))
+    if not least <= max(numbers, default=-1) <= most:
+        print(f"acked.py: the newest is {max(numbers, default=-1)}, but should be one of {least} to {most}")
+        return False
     if not numbers:
         return True
     first, last = numbers[0], numbers[-1]

@@ -40,8 +40,7 @@ def put(path, data, sync):
 
 
 def fill(rng, how, base):
-    """Files until nothing more fits; returns those that were written whole."""
-    os.mkdir(base)
+    """Files until nothing more fits; returns those that were written whole. The directory is there."""
     held, misses, number = {}, 0, 0
     while misses < 8:
         number += 1
@@ -128,14 +127,25 @@ def main():
         base = f"{root}/{how}{r}"
         start = free_now(first - first // 8 if first else 0)
         first = first or start
+        os.mkdir(base)
         held = fill(rng, how, base)
         full = os.statvfs(root)
         say(f"round {r} ({how}): {len(held)} files, {full.f_bavail} blocks left")
         every_operation(rng, base, held)
-        # Twice full without being emptied in between: a little room is made and taken.
-        for path in rng.sample(list(held), len(held) // 10):
-            os.unlink(path)
-            del held[path]
+        # Twice full without being emptied in between: a little room is made and taken. What lies between small files may be
+        # too scattered for nodes of the tree, so it may have to be a little more; but never half of all.
+        whole = len(held)
+        while True:
+            for path in rng.sample(list(held), whole // 10):
+                os.unlink(path)
+                del held[path]
+            try:
+                os.mkdir(base + "/again")
+                break
+            except OSError as e:
+                say(f"after removing {whole - len(held)} of {whole} files: {e.strerror}")
+                if e.errno not in MAY or len(held) * 2 < whole:
+                    raise
         held.update(fill(rng, "mixed", base + "/again"))
         every_operation(rng, base + "/again", {p: d for p, d in held.items() if "/again/" in p})
         say("full again")

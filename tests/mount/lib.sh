@@ -101,7 +101,7 @@ start_daemon()
 	(
 		cd /
 		set +e
-		bash -c 'echo $$ >"$0.pid"; exec mount.arbor -f "$@"' "$DAEMON" ${options:+-o "$options"} "$1" "$MNT" \
+		bash -c 'echo $$ >"$0.pid"; exec "${MOUNT_ARBOR:-mount.arbor}" -f "$@"' "$DAEMON" ${options:+-o "$options"} "$1" "$MNT" \
 			>>"$SCRATCH/daemon.log" 2>&1
 		echo $? >"$DAEMON.status"
 	) 2>/dev/null &

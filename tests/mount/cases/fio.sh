@@ -1,5 +1,6 @@
 # fio with verification: what is read is what was written, in random order, by several jobs, through the cache and past it.
 # needs: fio
+# size: 5G
 # time: 90 900
 
 size=$(short_or_long 16M 512M)

@@ -128,7 +128,7 @@ static const struct crash_case cases[] = {
 
 /* ---- the table ---- */
 
-static struct kv_crash_options all_choices = {
+static struct crash_options all_choices = {
 	.per_point = 27, .per_point_again = 3, .recovery_one_in = 25, .go_on_one_in = 25, .slot_one_in = 4
 };
 
@@ -144,18 +144,18 @@ static struct store_options options(unsigned flags)
 }
 
 static void run_plan(const char *name, const struct kv_base *base, const struct kv_op *ops, size_t n, unsigned flags,
-		     struct kv_crash_options how, bool opening)
+		     struct crash_options how, bool opening)
 {
-	struct kv_crash c = { .opt = how };
+	struct crash c = { .world = &kv_crash_world, .opt = how };
 	struct kv_plan plan = {
-		.name = name, .base = base->image, .start = &base->world, .opt = options(flags), .ops = ops, .n_ops = n,
-		.opening = opening, .full_ok = flags & FULL_OK, .seed = 7,
+		.plan = { .name = name, .base = base->image, .opening = opening, .seed = 7 },
+		.start = &base->world, .opt = options(flags), .ops = ops, .n_ops = n, .full_ok = flags & FULL_OK,
 	};
 
 	for (unsigned shuffle = 0; shuffle < 2; shuffle++) {
-		plan.shuffle = shuffle;
-		plan.seed += shuffle;
-		assert_int_equal(kv_crash_plan(&c, &plan), 0);
+		plan.plan.shuffle = shuffle;
+		plan.plan.seed += shuffle;
+		assert_int_equal(crash_plan(&c, &plan.plan), 0);
 	}
 	printf("# %" PRIu64 " states\n", c.states);
 }
@@ -182,7 +182,7 @@ static const struct kv_op logged[] = {
 static void a_crash_inside_recovery_twice_changes_nothing(void **state)
 {
 	const struct kv_op more[] = { EXTENT(H, 1), PUT(12), SYNC };
-	struct kv_crash_options how = { .per_point = 6, .per_point_again = 4, .recovery_one_in = 1 };
+	struct crash_options how = { .per_point = 6, .per_point_again = 4, .recovery_one_in = 1 };
 	struct kv_base base;
 
 	(void)state;
@@ -193,7 +193,7 @@ static void a_crash_inside_recovery_twice_changes_nothing(void **state)
 
 static void a_crash_between_the_mounts_epoch_write_and_the_end_of_recovery_is_harmless(void **state)
 {
-	struct kv_crash_options how = { .per_point = 27, .per_point_again = 9, .recovery_one_in = 1, .go_on_one_in = 3 };
+	struct crash_options how = { .per_point = 27, .per_point_again = 9, .recovery_one_in = 1, .go_on_one_in = 3 };
 	struct kv_base base;
 
 	(void)state;

@@ -1,7 +1,7 @@
 /*
  * crash_kv.c - what is recovered after every possible crash
  *
- * Two kinds of plans are crashed (tests/kit/kv_crash.h says how):
+ * Two kinds of plans are crashed (tests/kit/crash.h says how):
  *
  *  - exhaustive: every sequence of up to three operations of the table below, on each of several states to begin with.
  *    Sequences of one and two are always all tried, those of three in an order by seed, as many as time allows; with
@@ -11,13 +11,12 @@
  *
  * What one operation can do is crashed only as the last of a sequence: as an earlier one it was in the shorter sequence.
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "tests/kit/crashmain.h"
 #include "tests/kit/kv_crash.h"
 #include "tests/kit/kv_gen.h"
 #include "tests/kit/rng.h"
@@ -161,25 +160,11 @@ static const struct shape {
 
 /* ---- the run ---- */
 
-struct args {
-	uint64_t seed, states;
-	unsigned shard, shards, depth;
-	double seconds;
-	bool exhaustive, random;
-	const char *plan, *replay;
-};
-
 static struct kv_base bases[BASES];
-static struct kv_crash crash;
-static double started;
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
+static struct crash crash = {
+	.world = &kv_crash_world,
+	.opt = { .per_point = 8, .per_point_again = 2, .recovery_one_in = 60, .go_on_one_in = 40, .slot_one_in = 8 },
+};
 
 static void make_bases(void)
 {
@@ -188,20 +173,21 @@ static void make_bases(void)
 			     base_rows[i].kill, 1000 + i);
 }
 
-static bool over(const struct args *a)
+static void free_bases(void)
 {
-	return crash.states >= a->states || now() - started >= a->seconds;
+	for (size_t i = 0; i < BASES; i++)
+		kv_base_release(&bases[i]);
 }
 
 static int run_sequence(size_t base, const size_t *seq, size_t len)
 {
-	struct kv_op ops[8];
+	struct kv_op ops[CRASHMAIN_SEQUENCE];
 	char name[256];
 	int at = snprintf(name, sizeof(name), "exhaustive:%s:", base_rows[base].name);
 	struct kv_plan plan = {
-		.name = name, .base = bases[base].image, .start = &bases[base].world, .opt = kv_store_options,
-		.ops = ops, .n_ops = len, .first = len ? len - 1 : 0, .opening = len == 0, .idle_ends = true,
-		.seed = 1 + base,
+		.plan = { .name = name, .base = bases[base].image, .first = len ? len - 1 : 0, .opening = len == 0,
+			  .seed = 1 + base },
+		.start = &bases[base].world, .opt = kv_store_options, .ops = ops, .n_ops = len, .idle_ends = true,
 	};
 
 	for (size_t i = 0; i < len; i++) {
@@ -209,8 +195,8 @@ static int run_sequence(size_t base, const size_t *seq, size_t len)
 		at += snprintf(name + at, sizeof(name) - (size_t)at, "%s%s", i ? "," : "", table[seq[i]].name);
 	}
 	/* In any order, where that makes a difference: one half of the plans. */
-	plan.shuffle = len && seq[0] % 2;
-	return kv_crash_plan(&crash, &plan);
+	plan.plan.shuffle = len && seq[0] % 2;
+	return crash_plan(&crash, &plan.plan);
 }
 
 /* All sequences of `len`, numbered: base first, then the operations. */
@@ -223,10 +209,11 @@ static uint64_t sequences(unsigned len)
 	return n;
 }
 
-static int run_number(uint64_t number, unsigned len)
+static int run_number(const struct crashmain_args *a, uint64_t number, unsigned len)
 {
-	size_t base = number % BASES, seq[8];
+	size_t base = number % BASES, seq[CRASHMAIN_SEQUENCE];
 
+	(void)a;
 	number /= BASES;
 	for (unsigned i = 0; i < len; i++) {
 		seq[i] = number % OPS;
@@ -235,7 +222,7 @@ static int run_number(uint64_t number, unsigned len)
 	return run_sequence(base, seq, len);
 }
 
-static int run_random(uint64_t seed, size_t shape)
+static int run_shape(uint64_t seed, size_t shape)
 {
 	const struct shape *s = &shapes[shape];
 	struct store_mkfs_options mkfs = kv_mkfs_options;
@@ -244,10 +231,10 @@ static int run_random(uint64_t seed, size_t shape)
 	struct rng rng;
 	char name[80];
 	struct kv_plan plan = {
-		.name = name, .opt = kv_store_options, .ops = ops, .n_ops = s->ops, .opening = true, .full_ok = true,
-		.seed = seed, .shuffle = seed % 2,
+		.plan = { .name = name, .opening = true, .seed = seed, .shuffle = seed % 2 },
+		.opt = kv_store_options, .ops = ops, .n_ops = s->ops, .full_ok = true,
 	};
-	struct kv_crash_options keep = crash.opt;
+	struct crash_options keep = crash.opt;
 	int err;
 
 	if (!ops)
@@ -263,211 +250,67 @@ static int run_random(uint64_t seed, size_t shape)
 	for (unsigned i = 0; i < s->ops; i++)
 		ops[i] = kv_gen(s->profile, &rng);
 	kv_base_make(&base, &mkfs, s->blocks, &plan.opt, NULL, 0, false, seed);
-	plan.base = base.image;
+	plan.plan.base = base.image;
 	plan.start = &base.world;
 
 	crash.opt.points_one_in = 12;
 	crash.opt.per_point = 3;
-	err = kv_crash_plan(&crash, &plan);
+	err = crash_plan(&crash, &plan.plan);
 	crash.opt = keep;
 	kv_base_release(&base);
 	free(ops);
 	return err;
 }
 
+static int run_random(const struct crashmain_args *a, uint64_t nth)
+{
+	uint64_t k = nth * a->shards + a->shard;
+
+	return run_shape(rng_mix(a->seed, k) >> 32, k % SHAPES);
+}
+
 /* ---- by name ---- */
 
-static size_t find_op(const char *name, size_t len)
+static const char *op_name(size_t i)
 {
-	for (size_t i = 0; i < OPS; i++)
-		if (strlen(table[i].name) == len && memcmp(table[i].name, name, len) == 0)
-			return i;
-	printf("no such operation: %.*s\n", (int)len, name);
-	exit(2);
+	return table[i].name;
 }
 
-static int run_named(const char *plan)
+static const char *base_name(size_t i)
 {
-	const char *rest = strchr(plan, ':'), *second = rest ? strchr(rest + 1, ':') : NULL;
-	size_t seq[8], n = 0;
-
-	if (!second) {
-		printf("a plan is exhaustive:BASE:op,op,op or random:SHAPE:SEED\n");
-		exit(2);
-	}
-	rest++;
-	if (strncmp(plan, "random:", 7) == 0) {
-		for (size_t i = 0; i < SHAPES; i++)
-			if (strncmp(rest, shapes[i].name, (size_t)(second - rest)) == 0)
-				return run_random(strtoull(second + 1, NULL, 0), i);
-		printf("no such shape\n");
-		exit(2);
-	}
-	for (const char *p = second + 1; *p && n < ARRAY_LEN(seq);) {
-		size_t len = strcspn(p, ",");
-
-		seq[n++] = find_op(p, len);
-		p += len + (p[len] == ',');
-	}
-	for (size_t i = 0; i < BASES; i++)
-		if (strlen(base_rows[i].name) == (size_t)(second - rest) &&
-		    memcmp(rest, base_rows[i].name, (size_t)(second - rest)) == 0)
-			return run_sequence(i, seq, n);
-	printf("no such state to begin with\n");
-	exit(2);
+	return base_rows[i].name;
 }
 
-/* ---- all ---- */
-
-static uint64_t coprime(uint64_t n, uint64_t seed)
+static const char *shape_name(size_t i)
 {
-	uint64_t p = (seed * 2 + 1) * UINT64_C(0x9e3779b97f4a7c15) % n;
-
-	for (;; p++) {
-		uint64_t a = n, b = p;
-
-		while (b) {
-			uint64_t t = a % b;
-
-			a = b;
-			b = t;
-		}
-		if (a == 1)
-			return p;
-	}
+	return shapes[i].name;
 }
 
-static int report(const struct args *a, int err, uint64_t threes)
+static int run_named(const struct crashmain *m, const char *plan)
 {
-	printf("# states %" PRIu64 ", plans %" PRIu64 " (and %" PRIu64 " idle), points %" PRIu64 ", crashed inside recovery %" PRIu64
-	       ", went on after %" PRIu64 ", newest slot lost %" PRIu64 ", refused for want of room %" PRIu64 "\n",
-	       crash.states, crash.plans, crash.idle, crash.points, crash.recoveries, crash.went_on, crash.slots, crash.full);
-	if (a->exhaustive)
-		printf("# sequences of three: %" PRIu64 " of %" PRIu64 "\n", threes, sequences(3) / a->shards);
-	printf("# %.1f s, %.3f ms a state\n", now() - started, (now() - started) * 1000 / (double)(crash.states | 1));
-	printf("%s - every crash leads to an allowed world\n", err ? "not ok 1" : "ok 1");
-	fflush(stdout);
-	return err ? 1 : 0;
+	size_t seq[CRASHMAIN_SEQUENCE], n, len;
+	const char *second, *rest = crashmain_split(m, plan, &second, &len);
+
+	if (strncmp(plan, "random:", 7) == 0)
+		return run_shape(strtoull(rest, NULL, 0), crashmain_find("shape", second, len, shape_name, SHAPES));
+	n = crashmain_list(rest, op_name, OPS, seq);
+	return run_sequence(crashmain_find("state to begin with", second, len, base_name, BASES), seq, n);
 }
 
-static int run_all(const struct args *a)
-{
-	uint64_t total = sequences(3), step = coprime(total, a->seed), threes = 0, randoms = 0;
-	int err = 0;
-
-	printf("1..1\n");
-	for (unsigned len = 0; a->exhaustive && len <= a->depth && len <= 2; len++)
-		for (uint64_t i = a->shard; err >= 0 && i < sequences(len) && !over(a); i += a->shards)
-			err = run_number(i, len);
-	while (err >= 0 && !over(a)) {
-		bool more = a->exhaustive && a->depth > 2 && a->shard + threes * a->shards < total;
-
-		if (!more && !a->random)
-			break;
-		if (a->random && (!more || randoms * 40 <= threes)) {
-			uint64_t k = randoms++ * a->shards + a->shard;
-
-			err = run_random(rng_mix(a->seed, k) >> 32, k % SHAPES);
-		} else {
-			uint64_t k = a->shard + threes++ * a->shards;
-
-			err = run_number((uint64_t)((unsigned __int128)k * step % total), 3);
-		}
-	}
-	return report(a, err < 0 ? err : 0, threes);
-}
-
-static void usage(void)
-{
-	printf("crash_kv [--seed N] [--states N] [--seconds N] [--shard I/N] [--depth 0..3] [--exhaustive | --random]\n"
-	       "         [--plan NAME [--replay PATH]]\n"
-	       "ARBOR_SEED and ARBOR_CRASH_SECONDS in the environment set the defaults\n");
-	exit(2);
-}
-
-static void parse(struct args *a, int argc, char **argv)
-{
-	static const struct option options[] = {
-		{ "seed", required_argument, NULL, 's' },    { "states", required_argument, NULL, 'n' },
-		{ "seconds", required_argument, NULL, 't' }, { "shard", required_argument, NULL, 'S' },
-		{ "depth", required_argument, NULL, 'd' },   { "exhaustive", no_argument, NULL, 'e' },
-		{ "random", no_argument, NULL, 'r' },	     { "plan", required_argument, NULL, 'p' },
-		{ "replay", required_argument, NULL, 'R' },  { NULL, 0, NULL, 0 },
-	};
-	const char *env;
-	int o;
-
-	*a = (struct args){ .seed = 1, .states = 100000, .seconds = 1e9, .shards = 1, .depth = 3, .exhaustive = true,
-			    .random = true };
-	env = getenv("ARBOR_SEED");
-	if (env && *env)
-		a->seed = strtoull(env, NULL, 0);
-	env = getenv("ARBOR_CRASH_SECONDS");
-	if (env && *env) {
-		a->seconds = strtod(env, NULL);
-		a->states = UINT64_MAX;
-	}
-	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (o) {
-		case 's':
-			a->seed = strtoull(optarg, NULL, 0);
-			break;
-		case 'n':
-			a->states = strtoull(optarg, NULL, 0);
-			break;
-		case 't':
-			a->seconds = strtod(optarg, NULL);
-			a->states = UINT64_MAX;
-			break;
-		case 'S':
-			if (sscanf(optarg, "%u/%u", &a->shard, &a->shards) != 2 || a->shard >= a->shards)
-				usage();
-			break;
-		case 'd':
-			a->depth = (unsigned)strtoul(optarg, NULL, 0);
-			break;
-		case 'e':
-			a->random = false;
-			break;
-		case 'r':
-			a->exhaustive = false;
-			break;
-		case 'p':
-			a->plan = optarg;
-			break;
-		case 'R':
-			a->replay = optarg;
-			break;
-		default:
-			usage();
-		}
-	}
-	if (optind != argc)
-		usage();
-}
+static const struct crashmain crash_kv = {
+	.promise = "every crash leads to an allowed world",
+	.plans = "exhaustive:BASE:op,op,op or random:SHAPE:SEED",
+	.crash = &crash,
+	.states = 100000,
+	.begin = make_bases,
+	.end = free_bases,
+	.sequences = sequences,
+	.sequence = run_number,
+	.random = run_random,
+	.named = run_named,
+};
 
 int main(int argc, char **argv)
 {
-	struct args a;
-	int err;
-
-	parse(&a, argc, argv);
-	crash.opt = (struct kv_crash_options){ .per_point = 8, .per_point_again = 2, .recovery_one_in = 60, .go_on_one_in = 40,
-						 .slot_one_in = 8 };
-	started = now();
-	if (a.replay && (!a.plan || !kv_crash_parse(&crash, a.replay)))
-		usage();
-	kv_log_quiet();
-	printf("# seed %" PRIu64 "\n", a.seed);
-	make_bases();
-	if (a.plan) {
-		err = run_named(a.plan);
-		printf("# result %d, %" PRIu64 " states\n", err, crash.states);
-		err = err < 0;
-	} else {
-		err = run_all(&a);
-	}
-	for (size_t i = 0; i < BASES; i++)
-		kv_base_release(&bases[i]);
-	return err;
+	return crashmain(&crash_kv, argc, argv);
 }

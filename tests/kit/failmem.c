@@ -6,35 +6,50 @@
 #include "btree/mem.h"
 
 static atomic_uint_fast64_t asked;
-static atomic_bool failed;
-static uint64_t fail_at;
-static enum failmem_mode fail_mode;
+static atomic_uint_fast64_t failed;
+static atomic_uint_fast64_t fail_at; /* 0: never */
+static atomic_int fail_mode;
 
 static bool allow(void *arg, size_t bytes)
 {
 	uint64_t n = atomic_fetch_add(&asked, 1) + 1;
+	uint64_t at = atomic_load(&fail_at);
 
 	(void)arg;
 	(void)bytes;
-	if (fail_at == 0 || n < fail_at || (n > fail_at && fail_mode == FAILMEM_ONCE))
+	if (at == 0 || n < at || (n > at && atomic_load(&fail_mode) == FAILMEM_ONCE))
 		return true;
-	atomic_store(&failed, true);
+	atomic_fetch_add(&failed, 1);
 	return false;
 }
 
 void failmem_start(uint64_t k, enum failmem_mode mode)
 {
 	atomic_store(&asked, 0);
-	atomic_store(&failed, false);
-	fail_at = k;
-	fail_mode = mode;
+	atomic_store(&failed, 0);
+	atomic_store(&fail_at, k);
+	atomic_store(&fail_mode, mode);
 	mem_set_hook(allow, NULL);
+}
+
+void failmem_arm(uint64_t k, enum failmem_mode mode)
+{
+	atomic_store(&fail_at, 0);
+	atomic_store(&failed, 0);
+	atomic_store(&fail_mode, mode);
+	if (k)
+		atomic_store(&fail_at, atomic_load(&asked) + k);
+}
+
+uint64_t failmem_failed(void)
+{
+	return atomic_load(&failed);
 }
 
 bool failmem_stop(void)
 {
 	mem_set_hook(NULL, NULL);
-	return atomic_load(&failed);
+	return atomic_load(&failed) > 0;
 }
 
 uint64_t failmem_count(void)

@@ -13,7 +13,8 @@
  *		...				// and nothing has changed
  *	}
  *
- * Not to be started or stopped while other threads allocate.
+ * Not to be started or stopped while other threads allocate. But once started it may be armed again at any time: for programs
+ * whose threads never rest.
  */
 #ifndef ARBOR_TESTS_KIT_FAILMEM_H
 #define ARBOR_TESTS_KIT_FAILMEM_H
@@ -26,5 +27,8 @@ enum failmem_mode { FAILMEM_ONCE, FAILMEM_FROM_THEN_ON };
 void failmem_start(uint64_t k, enum failmem_mode);
 bool failmem_stop(void);       /* whether one was made to fail since start */
 uint64_t failmem_count(void);  /* allocations asked for since start */
+
+void failmem_arm(uint64_t k, enum failmem_mode); /* the k-th from now on; 0: none */
+uint64_t failmem_failed(void);			  /* how many were made to fail since start, or since it was armed */
 
 #endif

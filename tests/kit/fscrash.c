@@ -2,14 +2,15 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "fs/op.h"
+#include "fs/orphan.h"
 #include "tests/kit/kv_run.h"
 #include "tests/kit/rng.h"
 #include "wal/log.h"
+#include "wal/store_int.h"
 
 const struct fs_options fscrash_options = {
 	.store = { .cache_bytes = 1 << 21, .data_bytes = 1 << 22, .manual = true },
@@ -50,77 +51,27 @@ static const struct fsop_profile after_profile = {
 	.direct = true,
 };
 
-/* What may be found: the marks of a run say, or exactly this. */
-struct allowed {
-	const struct fsworlds *run;
-	const struct fsworld *exactly;
-};
+static const struct fscrash_plan *plan_of(const struct crash_plan *plan)
+{
+	return (const struct fscrash_plan *)plan;
+}
 
-/* ---- messages ---- */
-
-static void print_step(const struct fsworld_step *s)
+static void print_plan(const struct crash_plan *p)
 {
 	static const char *const name[] = { "", "remount", "snapshot", "delete a snapshot" };
+	const struct fscrash_plan *plan = plan_of(p);
 
-	printf("#   %s", name[s->action]);
-	if (s->action == FSWORLD_OP)
-		fsop_print(stdout, &s->op);
-	printf("\n");
-}
+	for (size_t i = 0; i < plan->n_steps; i++) {
+		const struct fsworld_step *s = &plan->steps[i];
 
-static void print_failure(const struct fscrash *c, const struct fscrash_plan *plan, const char *what)
-{
-	printf("# FAILED: %s\n# plan: %s\n", what, plan->name);
-	for (size_t i = 0; i < plan->n_steps; i++)
-		print_step(&plan->steps[i]);
-	printf("# reproduce with: --plan '%s' --replay '", plan->name);
-	for (unsigned i = 0; i < c->depth; i++)
-		printf("%s%c%" PRIu64 ":%s:%" PRIu64, i ? "/" : "", c->at[i].kind, c->at[i].n, c->at[i].choice,
-		       c->at[i].seed);
-	printf("'\n");
-	kv_log_print(stdout);
-	fflush(stdout);
-}
-
-/* Where it was when the filesystem fell over: an assertion is a failure like any other, and is to be reproduced. */
-static struct fscrash *current;
-static const struct fscrash_plan *current_plan;
-
-static void fell_over(int sig)
-{
-	if (current)
-		print_failure(current, current_plan,
-			      sig == SIGABRT ? "the filesystem gave up" : "the filesystem fell over");
-	signal(sig, SIG_DFL);
-	raise(sig);
-}
-
-static void watch(struct fscrash *c, const struct fscrash_plan *plan)
-{
-	current = c;
-	current_plan = plan;
-	signal(SIGABRT, c ? fell_over : SIG_DFL);
-	signal(SIGSEGV, c ? fell_over : SIG_DFL);
-}
-
-bool fscrash_parse(struct fscrash *c, const char *path)
-{
-	c->n_replay = 0;
-	while (*path && c->n_replay < FSCRASH_DEPTH) {
-		struct fscrash_level *l = &c->replay[c->n_replay];
-		int used = 0;
-
-		if (sscanf(path, "%c%" SCNu64 ":%1024[DKT-]:%" SCNu64 "%n", &l->kind, &l->n, l->choice, &l->seed,
-			   &used) != 4)
-			return false;
-		c->n_replay++;
-		path += used;
-		path += *path == '/';
+		printf("#   %s", name[s->action]);
+		if (s->action == FSWORLD_OP)
+			fsop_print(stdout, &s->op);
+		printf("\n");
 	}
-	return c->n_replay > 0 && !*path;
 }
 
-/* ---- the log behind each batch ---- */
+/* ---- calls that are wrapped ---- */
 
 static struct {
 	unsigned one_in;
@@ -129,13 +80,28 @@ static struct {
 
 static void commits_begin(const struct fscrash_plan *plan, uint64_t seed)
 {
-	commits.one_in = plan ? plan->sync_one_in : 0;
+	commits.one_in = plan->sync_one_in;
 	commits.seed = seed;
 	commits.n = 0;
 }
 
 int __real_op_commit(struct op *);
 int __wrap_op_commit(struct op *);
+int __real_checkpoint_run(struct store *, unsigned, const struct freeze_ops *, void *);
+int __wrap_checkpoint_run(struct store *, unsigned, const struct freeze_ops *, void *);
+int __real_recover(struct store *);
+int __wrap_recover(struct store *);
+int __real_orphans_open(struct fs *);
+int __wrap_orphans_open(struct fs *);
+void __real_orphan_unreferenced(struct fs *, uint64_t);
+void __wrap_orphan_unreferenced(struct fs *, uint64_t);
+int __real_fs_reap(struct fs *);
+int __wrap_fs_reap(struct fs *);
+int __real_orphan_remove_range(struct op *, struct inode *, uint64_t, uint64_t);
+int __wrap_orphan_remove_range(struct op *, struct inode *, uint64_t, uint64_t);
+
+int __real_orphan_replace_range(struct op *, struct inode *, uint64_t, uint64_t, const struct extent_piece *, size_t);
+int __wrap_orphan_replace_range(struct op *, struct inode *, uint64_t, uint64_t, const struct extent_piece *, size_t);
 
 int __wrap_op_commit(struct op *op)
 {
@@ -146,146 +112,165 @@ int __wrap_op_commit(struct op *op)
 	return err;
 }
 
-/* ---- one state ---- */
-
-static int judge(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed);
-
-static int try_state(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed,
-		     struct fscrash_level level, const enum simdev_choice *choice)
+int __wrap_checkpoint_run(struct store *s, unsigned flags, const struct freeze_ops *ops, void *arg)
 {
-	static const char letter[] = { [SIMDEV_DROP] = 'D', [SIMDEV_KEEP] = 'K', [SIMDEV_TEAR] = 'T' };
-	struct simdev *after = simdev_branch(disk, level.n, choice, level.seed);
-	unsigned n = simdev_unflushed(disk, level.n), i;
 	int err;
 
-	for (i = 0; i < n; i++)
-		level.choice[i] = letter[choice[i]];
-	if (n == 0)
-		level.choice[i++] = '-';
-	level.choice[i] = 0;
-	c->at[c->depth++] = level;
-	err = judge(c, plan, after, allowed);
-	c->depth--;
-	simdev_free(after);
+	crash_phase_begin(CRASH_CHECKPOINT);
+	err = __real_checkpoint_run(s, flags, ops, arg);
+	crash_phase_end(CRASH_CHECKPOINT);
 	return err;
 }
 
-/* ---- all states at a point ---- */
-
-/* The i-th of the choices in which the newest write is not dropped, newest write first. */
-static void choose_nth(enum simdev_choice *choice, unsigned n, uint64_t i)
+int __wrap_recover(struct store *s)
 {
-	choice[n - 1] = i % 2 ? SIMDEV_TEAR : SIMDEV_KEEP;
-	i /= 2;
-	for (unsigned at = n - 1; at-- > 0; i /= 3)
-		choice[at] = (enum simdev_choice)(i % 3);
+	int err;
+
+	crash_phase_begin(CRASH_RECOVERY);
+	err = __real_recover(s);
+	crash_phase_end(CRASH_RECOVERY);
+	return err;
 }
 
-static void choose_sampled(enum simdev_choice *choice, unsigned n, uint64_t i, struct rng *rng)
+int __wrap_orphans_open(struct fs *fs)
 {
-	unsigned keep = (unsigned)rng_below(rng, 9), tear = (unsigned)rng_below(rng, 4);
+	int err;
 
-	for (unsigned at = 0; at < n; at++) {
-		uint64_t x = rng_below(rng, 12);
+	crash_phase_begin(CRASH_ORPHANS);
+	err = __real_orphans_open(fs);
+	crash_phase_end(CRASH_ORPHANS);
+	return err;
+}
 
-		if (i < 2)
-			choice[at] = i == 0 ? SIMDEV_KEEP : SIMDEV_DROP;
-		else
-			choice[at] = x < keep ? SIMDEV_KEEP : x < keep + tear ? SIMDEV_TEAR : SIMDEV_DROP;
+int __wrap_fs_reap(struct fs *fs)
+{
+	int err;
+
+	crash_phase_begin(CRASH_ORPHANS);
+	err = __real_fs_reap(fs);
+	crash_phase_end(CRASH_ORPHANS);
+	return err;
+}
+
+void __wrap_orphan_unreferenced(struct fs *fs, uint64_t node)
+{
+	crash_phase_begin(CRASH_ORPHANS);
+	__real_orphan_unreferenced(fs, node);
+	crash_phase_end(CRASH_ORPHANS);
+}
+
+/* Of interest is one that takes several batches. */
+static bool removal_begin(const struct inode *i)
+{
+	bool large = i->blocks > ORPHAN_STEP_ITEMS;
+
+	if (large)
+		crash_phase_begin(CRASH_STEPS);
+	return large;
+}
+
+int __wrap_orphan_remove_range(struct op *op, struct inode *i, uint64_t from, uint64_t to)
+{
+	bool large = removal_begin(i);
+	int err = __real_orphan_remove_range(op, i, from, to);
+
+	if (large)
+		crash_phase_end(CRASH_STEPS);
+	return err;
+}
+
+int __wrap_orphan_replace_range(struct op *op, struct inode *i, uint64_t from, uint64_t to,
+				const struct extent_piece *pieces, size_t n)
+{
+	bool large = removal_begin(i);
+	int err = __real_orphan_replace_range(op, i, from, to, pieces, n);
+
+	if (large)
+		crash_phase_end(CRASH_STEPS);
+	return err;
+}
+
+/* ---- disks seen before ---- */
+
+struct fscrash_counts fscrash_counts;
+
+/* Of a disk with this content, which is not 0, what was found on it. Open addressing, never more than half full. */
+static struct seen {
+	uint64_t disk, world;
+} * seen;
+static size_t n_seen, cap_seen;
+
+static struct seen *seen_find(struct seen *table, size_t cap, uint64_t disk)
+{
+	size_t at = disk & (cap - 1);
+
+	while (table[at].disk && table[at].disk != disk)
+		at = (at + 1) & (cap - 1);
+	return &table[at];
+}
+
+static void seen_add(uint64_t disk, uint64_t world)
+{
+	if (2 * n_seen >= cap_seen) {
+		size_t cap = cap_seen ? 2 * cap_seen : 1 << 16;
+		struct seen *table = calloc(cap, sizeof(*table));
+
+		if (!table)
+			abort();
+		for (size_t i = 0; i < cap_seen; i++)
+			if (seen[i].disk)
+				*seen_find(table, cap, seen[i].disk) = seen[i];
+		free(seen);
+		seen = table;
+		cap_seen = cap;
 	}
-	if (choice[n - 1] == SIMDEV_DROP)
-		choice[n - 1] = i % 2 ? SIMDEV_KEEP : SIMDEV_TEAR;
+	n_seen++;
+	*seen_find(seen, cap_seen, disk) = (struct seen){ disk, world };
 }
 
-/* How many choices there are, up to limit + 1. */
-static uint64_t choices(unsigned unflushed, uint64_t limit)
+void fscrash_release(void)
 {
-	uint64_t total = unflushed ? 2 : 1;
-
-	for (unsigned i = 1; i < unflushed && total <= limit; i++)
-		total *= 3;
-	return total;
+	free(seen);
+	seen = NULL;
+	n_seen = cap_seen = 0;
 }
 
-static int point(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed,
-		 char kind, uint64_t n, uint64_t limit, uint64_t seed)
-{
-	unsigned unflushed = simdev_unflushed(disk, n);
-	enum simdev_choice choice[FSCRASH_CHOICES];
-	struct fscrash_level level = { .kind = kind, .n = n };
-	uint64_t total = choices(unflushed, limit);
-	struct simdev_record rec;
-	bool all = total <= limit;
-	struct rng rng;
-	int err = 0;
+/* ---- runs ---- */
 
-	if (unflushed > FSCRASH_CHOICES) {
-		printf("# %u writes without a flush are too many\n", unflushed);
+static struct fsworlds *run_new(void)
+{
+	struct fsworlds *run = calloc(1, sizeof(*run));
+
+	if (!run)
 		abort();
-	}
-	c->points++;
-	rng_seed(&rng, rng_mix(seed, n));
-	for (uint64_t i = 0; !err && i < (all ? total : limit); i++) {
-		bool kept = unflushed > 0;
-
-		if (unflushed && all)
-			choose_nth(choice, unflushed, i);
-		else if (unflushed)
-			choose_sampled(choice, unflushed, i, &rng);
-		for (unsigned at = 0; at < unflushed; at++)
-			kept = kept && choice[at] == SIMDEV_KEEP;
-		/* The flush that follows makes the same of it, and then more is promised. */
-		if (kept && simdev_record_at(disk, n, &rec) && rec.op == SIMDEV_FLUSH &&
-		    simdev_unflushed(disk, n + 1) == 0)
-			continue;
-		level.seed = rng_next(&rng) >> 32;
-		err = try_state(c, plan, disk, allowed, level, choice);
-	}
-	return err;
+	return run;
 }
 
-/* All points in a stretch of disk operations: behind each of from .. to - 1. Or the one that is to be tried alone. */
-static int stretch(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed,
-		   char kind, uint64_t from, uint64_t to, uint64_t limit, uint64_t about, uint64_t seed)
+static void kill_run(void *run)
 {
-	uint64_t total = 0, done = c->states;
-	int err = 0;
-
-	if (c->n_replay) {
-		const struct fscrash_level *l = &c->replay[c->depth];
-		enum simdev_choice choice[FSCRASH_CHOICES];
-
-		if (c->depth == c->n_replay || l->kind != kind)
-			return 0;
-		memset(choice, 0, sizeof(choice));
-		for (unsigned i = 0; l->choice[i]; i++)
-			choice[i] = l->choice[i] == 'K' ? SIMDEV_KEEP : l->choice[i] == 'T' ? SIMDEV_TEAR : SIMDEV_DROP;
-		return try_state(c, plan, disk, allowed, *l, choice);
-	}
-	for (uint64_t n = from + 1; about && n <= to; n++) {
-		uint64_t here = choices(simdev_unflushed(disk, n), limit);
-
-		total += here < limit ? here : limit;
-	}
-	for (uint64_t n = from + 1; !err && n <= to; n++)
-		if (total <= about || rng_mix(seed, n) % total < about)
-			err = point(c, plan, disk, allowed, kind, n, limit, seed);
-	/* By chance none at all: one, somewhere. */
-	if (!err && c->states == done && to > from)
-		err = point(c, plan, disk, allowed, kind, from + 1 + rng_mix(seed, to) % (to - from), 1, seed);
-	return err;
+	fsworlds_kill(run);
 }
 
-/* ---- what is done on a recovered disk ---- */
-
-static bool sampled(const struct fscrash *c, unsigned one_in, uint64_t seed)
+static void free_run(void *run)
 {
-	if (c->n_replay)
-		return c->depth < c->n_replay;
-	return one_in && rng_mix(seed, 77) % one_in == 0;
+	fsworlds_release(run);
+	free(run);
 }
 
-static int by_chance(struct fscrash *c, struct fsworlds *r, const struct fsop_profile *profile, size_t n, uint64_t seed)
+static void free_state(void *w)
+{
+	if (w)
+		fsworld_release(w);
+	free(w);
+}
+
+static void count_refused(struct crash *c, struct fsworlds *r)
+{
+	c->refused += r->run.refused > 0;
+	r->run.refused = 0;
+}
+
+static int by_chance(struct crash *c, struct fsworlds *r, const struct fsop_profile *profile, size_t n, uint64_t seed)
 {
 	struct rng rng;
 	int err = 0;
@@ -298,109 +283,137 @@ static int by_chance(struct fscrash *c, struct fsworlds *r, const struct fsop_pr
 		if (special < 4)
 			s.action = special == 0 ? FSWORLD_REMOUNT : special == 1 ? FSWORLD_SNAP : FSWORLD_SNAP_DELETE;
 		err = fsworlds_step(r, &s);
-		c->refused += r->run.refused > 0;
-		r->run.refused = 0;
+		count_refused(c, r);
 	}
 	return err < 0 ? err : 0;
 }
 
-/* Work on a recovered filesystem: everything as if nothing had been, and a crash at the end. */
-static int go_on(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, const struct fsworld *w,
-		 uint64_t seed)
+static void print_broken(const struct crash *c, const struct fsworlds *run, const char *when)
 {
-	const struct fsworld_step sync = { .op = { .kind = FSOP_SYNC, .to.handle = -1 } };
-	uint64_t from = simdev_ops(disk), n;
-	struct fsworlds run;
+	char why[800];
+
+	snprintf(why, sizeof(why), "%s: %s", when, run->broken);
+	fsrun_print(&run->run, stdout);
+	crash_print_failure(c, why);
+}
+
+static int carry_out(struct crash *c, const struct crash_plan *p, struct simdev *disk, void **ret_run,
+		     uint64_t *ret_from)
+{
+	const struct fscrash_plan *plan = plan_of(p);
+	struct fsworlds *run = *ret_run = run_new();
+	bool idle = false;
 	int err;
 
-	commits_begin(plan, seed);
-	err = fsworlds_begin(&run, disk, &plan->opt, w, plan->full_ok, seed | UINT64_C(1) << 32);
-	if (!err)
-		err = by_chance(c, &run, &after_profile, 12, seed);
-	if (!err)
-		err = fsworlds_step(&run, &sync);
-	if (!err && fsrun_compare(&run.run)) {
-		snprintf(run.broken, sizeof(run.broken), "%s", run.run.broken);
-		err = -EPROTO;
+	commits_begin(plan, p->seed);
+	err = fsworlds_begin(run, disk, &plan->opt, plan->start, plan->full_ok, p->seed);
+	for (size_t i = 0; !err && i < plan->n_steps; i++) {
+		if (i == p->first && !p->opening)
+			*ret_from = simdev_ops(disk);
+		err = fsworlds_step(run, &plan->steps[i]);
+		count_refused(c, run);
+		if (err == 1) {
+			idle |= i < plan->idle_of;
+			err = idle && !c->n_replay;
+		}
 	}
-	if (!err && fs_reap(run.fs))
-		err = -EPROTO;
-	if (!err && fsworld_check(run.fs, NULL)) {
-		snprintf(run.broken, sizeof(run.broken), "the check finds errors");
-		err = -EPROTO;
-	}
-	if (err) {
-		char why[800];
-
-		snprintf(why, sizeof(why), "going on: %s", run.broken);
-		fsrun_print(&run.run, stdout);
-		print_failure(c, plan, why);
-	} else {
-		n = from + 1 + rng_mix(seed, 5) % (simdev_ops(disk) - from);
-		fsworlds_kill(&run);
-		err = stretch(c, plan, disk, (struct allowed){ .run = &run }, 'g', n - 1, n, 2, 0, seed);
-	}
-	fsworlds_release(&run);
+	if (!err && plan->profile)
+		err = by_chance(c, run, plan->profile, plan->n_chance, p->seed);
+	if (err < 0)
+		print_broken(c, run, "without a crash");
 	return err;
 }
 
-static void print_worlds(const struct fsworld *w, struct allowed a, size_t lo, size_t hi)
+/* Everything as if nothing had been. */
+static int go_on(struct crash *c, struct simdev *disk, const void *state, uint64_t seed, void **ret_run)
 {
-	if (a.exactly) {
+	const struct fsworld_step sync = { .op = { .kind = FSOP_SYNC, .to.handle = -1 } };
+	const struct fscrash_plan *plan = plan_of(c->plan);
+	struct fsworlds *run = *ret_run = run_new();
+	int err;
+
+	commits_begin(plan, seed);
+	err = fsworlds_begin(run, disk, &plan->opt, state, plan->full_ok, seed | UINT64_C(1) << 32);
+	if (!err)
+		err = by_chance(c, run, &after_profile, 12, seed);
+	if (!err)
+		err = fsworlds_step(run, &sync);
+	if (!err && fsrun_compare(&run->run)) {
+		snprintf(run->broken, sizeof(run->broken), "%s", run->run.broken);
+		err = -EPROTO;
+	}
+	if (!err && (fs_reap(run->fs) || fsworld_check(run->fs, NULL))) {
+		snprintf(run->broken, sizeof(run->broken), "the check finds errors");
+		err = -EPROTO;
+	}
+	if (err)
+		print_broken(c, run, "going on");
+	return err;
+}
+
+/* ---- looking ---- */
+
+static void print_worlds(const struct fsworld *w, struct crash_allowed a, size_t lo, size_t hi)
+{
+	const struct fsworld *exactly = a.exactly;
+	const struct fsworlds *run = a.run;
+
+	if (exactly) {
 		printf("# found, compared with what was found before (%u snapshots, were %u):\n", w->n_snaps,
-		       a.exactly->n_snaps);
-		fsm_diff(a.exactly->m, w->m, stdout, "#   ", 8);
+		       exactly->n_snaps);
+		fsm_diff(exactly->m, w->m, stdout, "#   ", 8);
 		return;
 	}
-	printf("# worlds %zu .. %zu are allowed of %zu\n", lo, hi, a.run->n);
-	for (size_t i = 0; i < a.run->n; i++)
-		if (w->digest == a.run->worlds[i].digest)
+	printf("# worlds %zu .. %zu are allowed of %zu\n", lo, hi, run->n);
+	for (size_t i = 0; i < run->n; i++)
+		if (w->digest == run->worlds[i].digest)
 			printf("# it is world %zu\n", i);
 	printf("# found, compared with the newest allowed (%u snapshots, should be %u):\n", w->n_snaps,
-	       a.run->worlds[hi].n_snaps);
-	fsm_diff(a.run->worlds[hi].m, w->m, stdout, "#   ", 8);
+	       run->worlds[hi].n_snaps);
+	fsm_diff(run->worlds[hi].m, w->m, stdout, "#   ", 8);
 	if (lo != hi) {
-		printf("# and with the oldest allowed (%u snapshots):\n", a.run->worlds[lo].n_snaps);
-		fsm_diff(a.run->worlds[lo].m, w->m, stdout, "#   ", 8);
+		printf("# and with the oldest allowed (%u snapshots):\n", run->worlds[lo].n_snaps);
+		fsm_diff(run->worlds[lo].m, w->m, stdout, "#   ", 8);
 	}
 }
 
-static bool is_allowed(struct fscrash *c, const struct fsworld *w, struct allowed a, uint64_t n, size_t *lo, size_t *hi)
+static bool is_allowed(uint64_t digest, struct crash_allowed a, uint64_t n, size_t *lo, size_t *hi)
 {
-	if (a.exactly)
-		return w->digest == a.exactly->digest;
-	fsworlds_allowed(a.run, n, lo, hi);
+	const struct fsworld *exactly = a.exactly;
+	const struct fsworlds *run = a.run;
+
+	if (exactly)
+		return digest == exactly->digest;
+	fsworlds_allowed(run, n, lo, hi);
 	for (size_t i = *hi + 1; i-- > *lo;)
-		if (w->digest == a.run->worlds[i].digest) {
-			c->older += i < *hi;
+		if (digest == run->worlds[i].digest) {
+			fscrash_counts.older += i < *hi;
 			return true;
 		}
 	return false;
 }
 
-/* Mounts it and looks at everything. *ret is filled in on success only. */
-static int look(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed,
-		uint64_t seed, struct fsworld *ret)
+/* Mounts it and looks at everything. */
+static int look_at(struct crash *c, struct simdev *disk, struct crash_allowed allowed, uint64_t seed,
+		   struct fsworld *ret)
 {
-	struct fs_options opt = plan->opt;
-	struct fsworld w = { 0 };
-	char why[600] = "";
+	struct fs_options opt = plan_of(c->plan)->opt;
 	size_t lo = 0, hi = 0;
+	char why[600] = "";
 	struct fs *fs;
 	int err;
 
 	opt.store.seed = seed | 1;
-	kv_log_clear();
-	commits_begin(plan, seed);
+	commits_begin(plan_of(c->plan), seed);
 	err = fs_mount(simdev_bdev(disk), &opt, &fs);
 	if (err) {
 		snprintf(why, sizeof(why), "mounting after the crash: error %d", -err);
-		print_failure(c, plan, why);
+		crash_print_failure(c, why);
 		return -EPROTO;
 	}
-	err = fsworld_read(fs, &w, why, sizeof(why));
-	if (!err && !is_allowed(c, &w, allowed, c->at[c->depth - 1].n, &lo, &hi)) {
-		print_worlds(&w, allowed, lo, hi);
+	err = fsworld_read(fs, ret, why, sizeof(why));
+	if (!err && !is_allowed(ret->digest, allowed, c->at[c->depth - 1].n, &lo, &hi)) {
+		print_worlds(ret, allowed, lo, hi);
 		snprintf(why, sizeof(why), "%s",
 			 allowed.exactly ? "a crash inside recovery changed what is found"
 					 : "what is found is no allowed prefix");
@@ -411,111 +424,50 @@ static int look(struct fscrash *c, const struct fscrash_plan *plan, struct simde
 		snprintf(why, sizeof(why), "deleting what has no name: error %d", -err);
 	}
 	if (!err) {
-		err = fsworld_check(fs, &w);
+		err = fsworld_check(fs, ret);
 		snprintf(why, sizeof(why), "the check after recovery: error %d", -err);
 	}
 	if (err)
-		print_failure(c, plan, why);
+		crash_print_failure(c, why);
 	fs_crash(fs);
 	bdev_close(simdev_bdev(disk));
-	if (err) {
-		fsworld_release(&w);
-		return -EPROTO;
-	}
-	*ret = w;
-	return 0;
+	return err ? -EPROTO : 0;
 }
 
-static int judge(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct allowed allowed)
+static int look(struct crash *c, struct simdev *disk, struct crash_allowed allowed, uint64_t seed, void **ret_state,
+		uint64_t *ret_ops)
 {
-	const struct fscrash_level *here = &c->at[c->depth - 1];
-	uint64_t seed = rng_mix(here->seed, here->n);
-	bool plain = here->kind != 'g';
-	struct fsworld w;
+	uint64_t content = simdev_digest(disk);
+	const struct seen *before = cap_seen ? seen_find(seen, cap_seen, content) : NULL;
+	struct fsworld *w;
+	size_t lo, hi;
 	int err;
 
-	c->states++;
-	err = look(c, plan, disk, allowed, seed, &w);
-	if (err)
-		return err;
-	if (c->depth < FSCRASH_DEPTH && plain && sampled(c, c->opt.recovery_one_in, seed)) {
-		/* Inside the second recovery, a few points only. */
-		uint64_t about = c->depth == 1 ? 0 : 4;
-
-		c->recoveries++;
-		err = stretch(c, plan, disk, (struct allowed){ .exactly = &w }, 'r', 0, simdev_ops(disk),
-			      c->opt.per_point_again, about, seed);
+	if (before && before->disk && !c->n_replay &&
+	    is_allowed(before->world, allowed, c->at[c->depth - 1].n, &lo, &hi)) {
+		fscrash_counts.same++;
+		return 1;
 	}
-	if (!err && c->depth < FSCRASH_DEPTH && plain && sampled(c, c->opt.go_on_one_in, seed + 1)) {
-		c->went_on++;
-		err = go_on(c, plan, disk, &w, seed >> 33);
-	}
-	fsworld_release(&w);
+	*ret_state = w = calloc(1, sizeof(*w));
+	if (!w)
+		abort();
+	err = look_at(c, disk, allowed, seed, w);
+	if (!err && !(before && before->disk))
+		seen_add(content, w->digest);
+	*ret_ops = simdev_ops(disk);
 	return err;
 }
 
-/* ---- plans ---- */
-
-/* Carries it out. *ret_from: the first disk operation whose crash is of interest. */
-static int carry_out(struct fscrash *c, const struct fscrash_plan *plan, struct simdev *disk, struct fsworlds *run,
-		     uint64_t *ret_from)
-{
-	bool idle = false;
-	int err;
-
-	*ret_from = 0;
-	commits_begin(plan, plan->seed);
-	err = fsworlds_begin(run, disk, &plan->opt, plan->start, plan->full_ok, plan->seed);
-	for (size_t i = 0; !err && i < plan->n_steps; i++) {
-		if (i == plan->first && !plan->opening)
-			*ret_from = simdev_ops(disk);
-		err = fsworlds_step(run, &plan->steps[i]);
-		c->refused += run->run.refused > 0;
-		run->run.refused = 0;
-		if (err == 1) {
-			idle |= i < plan->idle_of;
-			err = idle && !c->n_replay;
-		}
-	}
-	if (!err && plan->profile)
-		err = by_chance(c, run, plan->profile, plan->n_chance, plan->seed);
-	return err;
-}
-
-int fscrash_plan(struct fscrash *c, const struct fscrash_plan *plan)
-{
-	const struct simdev_options disk_opt = { .base = plan->base, .seed = plan->seed, .shuffle = plan->shuffle };
-	struct simdev *disk = simdev_new(&disk_opt);
-	struct fsworlds run;
-	char why[800];
-	uint64_t from;
-	int err;
-
-	c->depth = 0;
-	kv_log_clear();
-	watch(c, plan);
-	err = carry_out(c, plan, disk, &run, &from);
-	if (err < 0) {
-		snprintf(why, sizeof(why), "without a crash: %s", run.broken);
-		fsrun_print(&run.run, stdout);
-		print_failure(c, plan, why);
-	}
-	if (err == 1)
-		c->idle++;
-	if (!err) {
-		uint64_t to = simdev_ops(disk);
-
-		fsworlds_kill(&run);
-		c->plans++;
-		err = stretch(c, plan, disk, (struct allowed){ .run = &run }, 'c', from, to, c->opt.per_point,
-			      c->opt.per_plan, plan->seed);
-	}
-	fsworlds_release(&run);
-	simdev_free(disk);
-	watch(NULL, NULL);
-	commits_begin(NULL, 0);
-	return err;
-}
+const struct crash_world fscrash_world = {
+	.what = "the filesystem",
+	.carry_out = carry_out,
+	.look = look,
+	.go_on = go_on,
+	.kill = kill_run,
+	.run_free = free_run,
+	.state_free = free_state,
+	.print_plan = print_plan,
+};
 
 /* ---- what plans begin with ---- */
 

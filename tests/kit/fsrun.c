@@ -494,7 +494,7 @@ static void remember(struct fsrun *run, const struct fsop *op)
 	run->log[run->n_log++] = (struct fsrun_done){ *op, run->answer.n, run->answer.ino, run->now };
 }
 
-static bool changes(enum fsop_kind kind)
+bool fsrun_changes(enum fsop_kind kind)
 {
 	switch (kind) {
 	case FSOP_READ:
@@ -532,6 +532,10 @@ static int step(struct fsrun *run, const struct fsop_args *a)
 	fsm_judge(run->model);
 	to_model(run->model, a, r->n);
 	if (!fsm_allows(run->model, r->err) && !(r->err == -ENXIO && no_data(node, op))) {
+		if (r->err && run->excuse && run->excuse(run->excuse_arg, op, r->err)) {
+			run->refused++;
+			return 0;
+		}
 		for (unsigned i = 0; i < run->model->n_errs; i++)
 			snprintf(allowed + (i ? strlen(allowed) : 0), sizeof(allowed) - (i ? strlen(allowed) : 0),
 				 "%s%s", i ? " or " : "", strerrorname_np(run->model->errs[i]));
@@ -547,7 +551,7 @@ static int step(struct fsrun *run, const struct fsop_args *a)
 		return err;
 	if (op->kind == FSOP_SYNC)
 		fsrun_durable(run);
-	if (!changes(op->kind))
+	if (!fsrun_changes(op->kind))
 		return 0;
 	run->model->made = r->ino;
 	fsm_apply(run->model, run->now);

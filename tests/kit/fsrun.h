@@ -27,6 +27,10 @@ struct fsrun {
 	struct fsrun_done *log;
 	size_t n_log, cap_log;
 	bool full_ok; /* the device may be full */
+	/* Where faults are made: whether an operation may fail so although nothing is wrong with it; then nothing has happened.
+	 * op is NULL for what is none (snapshots). NULL: never. */
+	bool (*excuse)(void *arg, const struct fsop *op, int err);
+	void *excuse_arg;
 	/* The clock: told before each operation. NULL: times are not compared. */
 	void (*set_now)(struct timespec);
 	struct timespec now;
@@ -43,6 +47,7 @@ int fsrun_init(struct fsrun *, struct fs_driver *, void (*set_now)(struct timesp
 void fsrun_release(struct fsrun *);
 
 int fsrun_step(struct fsrun *, const struct fsop *);
+bool fsrun_changes(enum fsop_kind); /* whether it is one that changes something when it succeeds */
 
 /* Whole trees. */
 int fsrun_compare(struct fsrun *);

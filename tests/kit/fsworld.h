@@ -54,6 +54,9 @@ struct fsworlds {
 	unsigned n_snaps;
 	char snap_name[FSWORLD_SNAPS][8];
 	uint64_t snap[FSWORLD_SNAPS];
+	/* An operation on snapshots failed, as run.excuse allows: it may have gone half of its way, and nothing is known of
+	 * snapshots any more. There are no more of those. */
+	bool in_doubt;
 	char broken[700];
 };
 
@@ -63,6 +66,8 @@ int fsworlds_begin(struct fsworlds *, struct simdev *disk, const struct fs_optio
 		   bool full_ok, uint64_t seed);
 /* 0: done. 1: it had nothing to do, or was refused rightly; nothing has changed. -EPROTO: a promise was broken. */
 int fsworlds_step(struct fsworlds *, const struct fsworld_step *);
+/* For who unmounts by himself. 0 or the error of fs_mount, with a text in `broken`. */
+int fsworlds_mount(struct fsworlds *);
 /* Ends the use of the disk as a kill does. */
 void fsworlds_kill(struct fsworlds *);
 void fsworlds_release(struct fsworlds *);

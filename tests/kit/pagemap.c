@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #define FAN_BITS 5
 #define FAN (1u << FAN_BITS)
@@ -39,6 +40,7 @@ struct page *page_new(const void *data)
 		return NULL;
 	p = must(malloc(sizeof(*p)));
 	atomic_init(&p->refs, 1);
+	atomic_init(&p->digest, 0);
 	memcpy(p->data, data, BLOCK_SIZE);
 	return p;
 }
@@ -59,6 +61,18 @@ void page_put(struct page *p)
 const void *page_data(const struct page *p)
 {
 	return p ? p->data : zeros;
+}
+
+uint64_t page_digest(const struct page *p)
+{
+	struct page *known = (struct page *)p;
+	uint64_t digest = atomic_load_explicit(&known->digest, memory_order_relaxed);
+
+	if (digest)
+		return digest;
+	digest = XXH3_64bits(p->data, BLOCK_SIZE);
+	atomic_store_explicit(&known->digest, digest, memory_order_relaxed);
+	return digest;
 }
 
 /* --- nodes; level 0 holds pages --- */

@@ -17,6 +17,7 @@
 
 struct page {
 	atomic_uint refs;
+	_Atomic uint64_t digest; /* 0: not known yet */
 	uint8_t data[BLOCK_SIZE];
 };
 
@@ -33,6 +34,7 @@ struct page *page_new(const void *data);
 struct page *page_get(struct page *); /* both accept NULL */
 void page_put(struct page *);
 const void *page_data(const struct page *); /* of NULL: zeros */
+uint64_t page_digest(const struct page *);  /* of the content; remembered */
 
 struct pagemap pagemap_get(const struct pagemap *);
 void pagemap_put(struct pagemap *); /* empties it */

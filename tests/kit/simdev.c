@@ -165,6 +165,7 @@ static int begin_locked(struct simdev *sd, enum simdev_op kind, uint64_t addr, u
 			continue;
 		err = f->rule.err ? f->rule.err : -EIO;
 		*ret_effect = f->rule.effect;
+		sd->failed++;
 	}
 	return err;
 }
@@ -637,6 +638,16 @@ void simdev_clear_faults(struct simdev *sd)
 	sd->kill_at = NONE;
 	sd->dead = false;
 	pthread_mutex_unlock(&sd->lock);
+}
+
+uint64_t simdev_failed(struct simdev *sd)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&sd->lock);
+	n = sd->failed;
+	pthread_mutex_unlock(&sd->lock);
+	return n;
 }
 
 void simdev_set_callback(struct simdev *sd,

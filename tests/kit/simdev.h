@@ -60,6 +60,7 @@ struct bdev *simdev_bdev(struct simdev *);
 struct simdev_image *simdev_freeze(struct simdev *);
 void simdev_image_free(struct simdev_image *); /* accepts NULL; simdevs made from it go on */
 struct simdev *simdev_clone(struct simdev *);  /* content, size and seed; a fresh trace, no faults */
+uint64_t simdev_digest(struct simdev *);       /* of the content: equal for equal ones; never 0 */
 
 /* To look at a state with other tools, and back. A file of the disk's size, sparse. 0 or negative errno. */
 int simdev_save(struct simdev *, const char *path);
@@ -107,6 +108,7 @@ struct simdev_fault {
 
 void simdev_add_fault(struct simdev *, const struct simdev_fault *); /* at most SIMDEV_FAULTS; copied */
 void simdev_clear_faults(struct simdev *);			      /* and revives a dead disk */
+uint64_t simdev_failed(struct simdev *);			      /* operations that faults have made fail so far */
 
 /* Asked before every operation, with the mutex held; what is not 0 is its error (effect: not done). */
 void simdev_set_callback(struct simdev *, int (*ask)(void *arg, enum simdev_op, uint64_t number, uint64_t addr,
@@ -128,6 +130,9 @@ unsigned simdev_unflushed(struct simdev *, uint64_t n);
  * oldest first; NULL: by seed. How a write is torn follows from the seed. A simdev of its own, without a trace.
  */
 struct simdev *simdev_branch(struct simdev *, uint64_t n, const enum simdev_choice *choice, uint64_t seed);
+
+/* The power fails now, and what was not flushed is gone: *sd becomes the disk that is left. */
+void simdev_power_cut(struct simdev **sd);
 
 /*
  * All crash states at n: every combination of choices while there are at most `limit`, otherwise `limit` states: all

@@ -145,6 +145,18 @@ struct simdev *simdev_branch(struct simdev *sd, uint64_t n, const enum simdev_ch
 	return after;
 }
 
+void simdev_power_cut(struct simdev **sd)
+{
+	uint64_t n = simdev_ops(*sd);
+	/* SIMDEV_DROP is 0. */
+	enum simdev_choice *drop = simdev_must(calloc(simdev_unflushed(*sd, n) + 1, sizeof(*drop)));
+	struct simdev *after = simdev_branch(*sd, n, drop, 1);
+
+	free(drop);
+	simdev_free(*sd);
+	*sd = after;
+}
+
 /* --- going through all of them --- */
 
 #define CHOICES 3u

@@ -37,6 +37,21 @@ struct simdev *simdev_clone(struct simdev *sd)
 	return clone;
 }
 
+static void add_page(void *arg, uint64_t addr, const struct page *page)
+{
+	*(uint64_t *)arg += rng_mix(page_digest(page), addr);
+}
+
+uint64_t simdev_digest(struct simdev *sd)
+{
+	uint64_t sum = 0;
+
+	pthread_mutex_lock(&sd->lock);
+	pagemap_each(&sd->now, 0, sd->blocks, add_page, &sum);
+	pthread_mutex_unlock(&sd->lock);
+	return sum ? sum : 1;
+}
+
 struct saving {
 	int fd;
 	int err;

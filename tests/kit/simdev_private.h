@@ -63,6 +63,7 @@ struct simdev {
 
 	struct fault fault[SIMDEV_FAULTS];
 	unsigned faults;
+	uint64_t failed; /* by faults */
 	int (*ask)(void *arg, enum simdev_op, uint64_t number, uint64_t addr, uint64_t blocks);
 	void *ask_arg;
 	uint64_t kill_at;

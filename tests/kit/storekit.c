@@ -108,16 +108,8 @@ void storekit_kill(struct storekit *k, bool power)
 {
 	store_crash(k->s);
 	k->s = NULL;
-	if (power) {
-		uint64_t n = simdev_ops(k->disk);
-		unsigned unflushed = simdev_unflushed(k->disk, n);
-		enum simdev_choice *drop = calloc(unflushed + 1, sizeof(*drop)); /* SIMDEV_DROP is 0 */
-		struct simdev *after = simdev_branch(k->disk, n, drop, 1);
-
-		free(drop);
-		simdev_free(k->disk);
-		k->disk = after;
-	}
+	if (power)
+		simdev_power_cut(&k->disk);
 }
 
 void storekit_reboot(struct storekit *k, bool power)

@@ -162,7 +162,7 @@ static void fails_as_told(void **state)
 	struct simdev *sd = simdev_new(NULL);
 	struct bdev *dev = simdev_bdev(sd);
 	uint64_t *buf = fill_buffer(1);
-	uint64_t writes = 0;
+	uint64_t writes = 0, failed = 0;
 
 	simdev_add_fault(sd, &row->fault);
 	for (const char *p = row->ops; *p; p++) {
@@ -184,8 +184,11 @@ static void fails_as_told(void **state)
 			break;
 		}
 		assert_int_equal(err, *p & 32 ? 0 : want);
+		failed += err != 0;
 	}
 	assert_int_equal(fill_get(sd, 5), row->content);
+	/* Behind a failed flush bdev refuses by itself. */
+	assert_int_equal(simdev_failed(sd), row->fault.op == SIMDEV_FLUSH ? 1 : failed);
 
 	/* After a reboot the device takes writes again. */
 	bdev_close(dev);

@@ -310,6 +310,48 @@ static void a_base_outlives_its_maker_and_serves_many(void **state)
 	}
 }
 
+static void a_power_cut_leaves_what_was_flushed(void **state)
+{
+	struct simdev *sd = simdev_new(NULL);
+
+	(void)state;
+	fill_put(simdev_bdev(sd), 1, 1, 10);
+	bdev_flush(simdev_bdev(sd));
+	fill_put(simdev_bdev(sd), 1, 1, 11);
+	fill_put(simdev_bdev(sd), 2, 1, 11);
+	simdev_power_cut(&sd);
+	assert_int_equal(fill_get(sd, 1), 10);
+	assert_int_equal(fill_get(sd, 2), 0);
+	simdev_free(sd);
+}
+
+static void the_digest_is_of_the_content_alone(void **state)
+{
+	struct simdev *sd = *state, *other = simdev_new(&(struct simdev_options){ .seed = 9 });
+	static const uint8_t zeros[BLOCK_SIZE];
+	uint64_t empty = simdev_digest(sd), two;
+
+	assert_int_equal(simdev_digest(other), empty);
+	fill_put(simdev_bdev(sd), 1, 1, 10);
+	fill_put(simdev_bdev(sd), 700, 1, 11);
+	two = simdev_digest(sd);
+	assert_true(two != empty);
+	/* Another way to the same; at other places; the other way round. */
+	fill_put(simdev_bdev(other), 700, 1, 12);
+	fill_put(simdev_bdev(other), 700, 1, 11);
+	assert_true(simdev_digest(other) != two);
+	fill_put(simdev_bdev(other), 1, 1, 10);
+	assert_int_equal(simdev_digest(other), two);
+	fill_put(simdev_bdev(other), 1, 1, 11);
+	fill_put(simdev_bdev(other), 700, 1, 10);
+	assert_true(simdev_digest(other) != two);
+	/* Zeros are what was never written. */
+	simdev_poke(other, 1, 0, zeros, BLOCK_SIZE);
+	simdev_poke(other, 700, 0, zeros, BLOCK_SIZE);
+	assert_int_equal(simdev_digest(other), empty);
+	simdev_free(other);
+}
+
 static void bit_rot_survives_a_crash(void **state)
 {
 	struct simdev *sd = *state;
@@ -430,6 +472,8 @@ int main(void)
 		T(the_trace_tells_what_was_done),
 		T(a_clone_goes_its_own_way),
 		cmocka_unit_test(a_base_outlives_its_maker_and_serves_many),
+		cmocka_unit_test(a_power_cut_leaves_what_was_flushed),
+		T(the_digest_is_of_the_content_alone),
 		T(bit_rot_survives_a_crash),
 		T(a_disk_can_be_saved_and_loaded),
 		cmocka_unit_test(a_discard_leaves_anything_but_only_there),

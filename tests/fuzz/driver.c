@@ -31,6 +31,7 @@
 #define RUN_SECONDS_MAX 20u /* an input that takes longer is a finding */
 
 struct file {
+	char *path;
 	uint8_t *bytes;
 	size_t len;
 };
@@ -76,7 +77,7 @@ static void save_input(void)
 	if (!now.running)
 		return;
 	now.running = 0;
-	fd = open(now.crash_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	fd = now.crash_path[0] ? open(now.crash_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666) : -1;
 	if (fd >= 0) {
 		write_all(fd, now.bytes, now.len);
 		close(fd);
@@ -248,6 +249,13 @@ static void name_run(uint64_t seed, uint64_t run)
 		 program_invocation_short_name, seed, run, now.crash_path);
 }
 
+static void name_file(const struct file *f)
+{
+	now.crash_path[0] = 0; /* it is there already */
+	snprintf(now.message, sizeof(now.message), "\n%s: failed: the input is %s\n", program_invocation_short_name,
+		 f->path);
+}
+
 static void run_seeded(const struct options *o)
 {
 	uint8_t *buf = malloc(o->max);
@@ -293,9 +301,9 @@ static int write_seeds(const struct options *o)
 
 static void add_file(struct options *o, const char *path)
 {
-	struct file f = { .bytes = malloc(INPUT_MAX) };
+	struct file f = { .path = strdup(path), .bytes = malloc(INPUT_MAX) };
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd >= 0 && f.bytes ? read(fd, f.bytes, INPUT_MAX) : -1;
+	ssize_t n = fd >= 0 && f.path && f.bytes ? read(fd, f.bytes, INPUT_MAX) : -1;
 	struct file *more;
 
 	if (fd >= 0)
@@ -306,6 +314,7 @@ static void add_file(struct options *o, const char *path)
 		exit(2);
 	}
 	f.len = (size_t)n;
+	f.bytes = realloc(f.bytes, f.len ? f.len : 1);
 	o->files = more;
 	o->files[o->n_files++] = f;
 }
@@ -381,7 +390,8 @@ static uint64_t from_env(const char *name, uint64_t otherwise)
 int main(int argc, char **argv)
 {
 	static const struct argp_option argp_options[] = {
-		{ "runs", 'r', "N", 0, "inputs to make (20000, or ARBOR_FUZZ_RUNS; none where files are given)", 0 },
+		{ "runs", 'r', "N", 0,
+		  "inputs to make (what the target says, or 20000, or ARBOR_FUZZ_RUNS; none where files are given)", 0 },
 		{ "seed", 's', "N", 0, "what they follow from (1, or ARBOR_FUZZ_SEED)", 0 },
 		{ "first", 'f', "N", 0, "number of the first run (0)", 0 },
 		{ "max", 'm', "BYTES", 0, "longest input (65536)", 0 },
@@ -396,7 +406,7 @@ int main(int argc, char **argv)
 		       "Files are run as they are; with --runs, mutated too.",
 	};
 	struct options o = {
-		.runs = from_env("ARBOR_FUZZ_RUNS", RUNS_DEFAULT),
+		.runs = from_env("ARBOR_FUZZ_RUNS", fuzz_runs ? fuzz_runs() : RUNS_DEFAULT),
 		.seed = from_env("ARBOR_FUZZ_SEED", 1),
 		.max = 64u << 10,
 	};
@@ -414,13 +424,15 @@ int main(int argc, char **argv)
 	if (LLVMFuzzerInitialize)
 		LLVMFuzzerInitialize(&argc, &argv);
 	for (size_t i = 0; i < o.n_files; i++) {
-		name_run(0, i);
+		name_file(&o.files[i]);
 		run_one(o.files[i].bytes, o.files[i].len);
 	}
 	run_seeded(&o);
 
-	for (size_t i = 0; i < o.n_files; i++)
+	for (size_t i = 0; i < o.n_files; i++) {
+		free(o.files[i].path);
 		free(o.files[i].bytes);
+	}
 	free(o.files);
 	return 0;
 }

@@ -62,6 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		touch(&seen, r.fresh, r.n_fresh * sizeof(*r.fresh));
 		touch(&seen, r.taken, r.n_taken * sizeof(*r.taken));
 		touch(&seen, r.counters, r.n_counters * sizeof(*r.counters));
+		assert(r.n_changes <= r.change_bytes / sizeof(struct disk_change));
 		if (!r.outside) {
 			touch(&seen, r.changes, r.change_bytes);
 			read_changes(r.changes, r.change_bytes, r.n_changes);
@@ -139,6 +140,7 @@ size_t fuzz_seed(uint8_t *buf, size_t cap, uint64_t seed)
 {
 	struct out o = { buf, buf + cap };
 	uint32_t changes, fresh, taken, counters, bodies;
+	uint64_t body_blocks = 0;
 	struct disk_batch *d;
 	uint8_t *from;
 	struct rng rng;
@@ -161,7 +163,6 @@ size_t fuzz_seed(uint8_t *buf, size_t cap, uint64_t seed)
 	d->taken = le32_put(taken);
 	d->counters = le32_put(counters);
 	d->bodies = le32_put(bodies);
-	d->change_bytes = le64_put(bodies ? rng_below(&rng, 1u << 20) : 0);
 	d->change_sum = le64_put(bodies ? rng_next(&rng) : 0);
 	from = o.at;
 	for (uint32_t i = 0; i < changes && !bodies && ok; i++)
@@ -169,6 +170,10 @@ size_t fuzz_seed(uint8_t *buf, size_t cap, uint64_t seed)
 	if (!bodies)
 		d->change_bytes = le64_put((uint64_t)(o.at - from));
 	ok = ok && append_ranges(&o, &rng, bodies + fresh + taken); /* a disk_body looks the same */
+	for (uint32_t i = 0; ok && i < bodies; i++)
+		body_blocks += le32_get(((const struct disk_body *)(d + 1))[i].blocks);
+	if (bodies)
+		d->change_bytes = le64_put(body_blocks * BLOCK_SIZE - rng_below(&rng, BLOCK_SIZE));
 	for (uint32_t i = 0; i < counters && ok; i++) {
 		struct disk_counter *c = append(&o, sizeof(*c));
 

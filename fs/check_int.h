@@ -74,6 +74,12 @@ struct check_gap {
 	uint64_t number;
 };
 
+/* Over everything, as fs_repair_salvaged puts it: says nothing of its own. */
+static inline bool check_gap_is_all(const struct check_gap *g)
+{
+	return key_equal(g->from, key_make(FS_ORPHAN_INO, FS_ITEM_VOLUME, 0)) && key_ino(g->to) > FS_INO_MAX;
+}
+
 struct check_pending {
 	enum fs_problem problem;
 	uint64_t ino, where, seq; /* the order in which they are told */

@@ -445,11 +445,14 @@ static int add_gap(struct check *c, struct key key, const struct disk_lost *d)
 	if (mem_grow((void **)&c->gaps, &c->cap_gaps, c->n_gaps + 1, sizeof(*c->gaps)))
 		return -ENOMEM;
 	c->gaps[c->n_gaps++] = g;
-	c->gap_over_all |= key_ino(g.from) == FS_ORPHAN_INO && key_ino(g.to) > FS_INO_MAX;
-	check_problem(c, FS_PROBLEM_LOST_MARK, 0, g.number, 0, NULL, 0,
-		      "items from inode %" PRIu64 " type %u offset %" PRIu64 " to inode %" PRIu64
-		      " type %u offset %" PRIu64 " were lost",
-		      key_ino(g.from), key_type(g.from), g.from.off, key_ino(g.to), key_type(g.to), g.to.off);
+	c->gap_over_all |= check_gap_is_all(&g);
+	if (check_gap_is_all(&g))
+		check_problem(c, FS_PROBLEM_LOST_MARK, 0, g.number, 0, NULL, 0, "what a salvage found was not repaired to the end");
+	else
+		check_problem(c, FS_PROBLEM_LOST_MARK, 0, g.number, 0, NULL, 0,
+			      "items from inode %" PRIu64 " type %u offset %" PRIu64 " to inode %" PRIu64
+			      " type %u offset %" PRIu64 " were lost",
+			      key_ino(g.from), key_type(g.from), g.from.off, key_ino(g.to), key_type(g.to), g.to.off);
 	return 0;
 }
 

@@ -34,10 +34,10 @@ void extent_walk_close(struct extent_walk *);
 struct extent_piece {
 	uint64_t from;	 /* byte offset in the file, multiple of BLOCK_SIZE */
 	uint32_t blocks; /* data: at most FS_EXTENT_BLOCKS_MAX; else at most FS_CLAIM_BLOCKS_MAX */
-	bool lost;	 /* content that was lost; addr is 0 */
 	uint64_t addr;	 /* 0: a claim, or lost */
 	uint64_t birth;	 /* 0: fresh */
 	const uint32_t *sums;
+	bool lost; /* content that was lost; addr is 0 */
 };
 
 /*

@@ -307,11 +307,15 @@ int mend_content_lost(struct repair *r, const struct repair_report *p)
 int mend_lost_mark(struct repair *r, const struct repair_report *p)
 {
 	struct key volume = key_make(FS_ORPHAN_INO, FS_ITEM_VOLUME, 0);
+	bool all = false;
 	struct edit e;
 	size_t len;
 	int err;
 
-	if (r->gaps_stay || !repair_agree(r, p, "delete the mark, all that follows from it is mended"))
+	for (size_t i = 0; i < r->n_gaps; i++)
+		all |= r->gaps[i].number == p->where && check_gap_is_all(&r->gaps[i]);
+	/* Whoever has agreed to a salvage need not hear of the mark over everything. */
+	if (r->gaps_stay || (!all && !repair_agree(r, p, "delete the mark, all that follows from it is mended")))
 		return 0;
 	err = edit_begin(r, &e);
 	if (!err)
@@ -323,7 +327,9 @@ int mend_lost_mark(struct repair *r, const struct repair_report *p)
 	}
 	if (!err)
 		err = edit_commit(&e);
-	if (!err)
+	if (!err && all)
+		r->result.mended++;
+	else if (!err)
 		repair_done(r, p, false);
 	edit_end(&e);
 	return err;

@@ -93,7 +93,7 @@ const struct repair_name *repair_names_of(const struct repair *r, uint64_t ino, 
 	while (low + n < r->n_names && r->names[low + n].ino == ino)
 		n++;
 	*ret_n = n;
-	return r->names + low;
+	return n ? r->names + low : NULL;
 }
 
 int repair_read_name(struct repair *r, uint64_t dir, uint64_t off, union repair_dirent *ret, size_t *ret_len)

@@ -58,16 +58,6 @@ const char *scrub_state_name(enum scrub_state state)
 
 /* ---- the pace ---- */
 
-bool scrub_stopping(struct scrub *sc)
-{
-	bool stop;
-
-	pthread_mutex_lock(&sc->lock);
-	stop = sc->stop;
-	pthread_mutex_unlock(&sc->lock);
-	return stop;
-}
-
 void scrub_count(struct scrub *sc, uint64_t *counter, uint64_t n)
 {
 	pthread_mutex_lock(&sc->lock);
@@ -154,10 +144,12 @@ static void on_found(void *arg, const struct store_scrub_finding *f)
 		sc->st.nodes_lost++;
 	pthread_mutex_unlock(&sc->lock);
 	if (node && f->lost && !f->copy && strcmp(f->view, "system")) {
-		/* The last key's inode may have nothing in it; but a range that ends within an inode has that one, too. */
-		uint64_t hi = key_ino(f->to) - (f->to.off == 0 && key_type(f->to) == 0 && key_ino(f->to) > 0);
-		struct scrub_find find = { .lo = key_ino(f->from), .hi = hi, .addr = f->addr };
+		/* An inode whose first item is what comes next has lost nothing. */
+		bool before = key_type(f->to) <= FS_ITEM_INODE && f->to.off == 0 && key_ino(f->to) > key_ino(f->from);
+		uint64_t hi = key_ino(f->to) - before;
+		struct scrub_find find = { .lo = key_ino(f->from), .hi = hi < FS_INO_MAX ? hi : FS_INO_MAX };
 
+		find.addr = f->addr;
 		(void)scrub_find_add(sc, &find);
 	}
 }
@@ -216,20 +208,21 @@ static void step_back(struct scrub *sc, const struct scrub_status *was, struct k
 static int look(struct scrub *sc, struct store_scrub_view *v, const struct store_scrub_ops *ops)
 {
 	struct store_scrub_result r = { 0 };
-	size_t n_finds = sc->n_finds;
 	struct scrub_status was;
 	struct key from;
+	size_t n_finds;
 	int err, more;
 
 	if (v->id != sc->view) { /* the snapshot is not there any more, or this is the first */
 		go_to(sc, v->id, v->born_after, KEY_MIN);
-		sc->chunk.n_done = 0;
+		sc->chunk.n_done = sc->n_finds = 0;
 	} else if (key_equal(sc->next, KEY_MIN)) {
 		sc->born_after = v->born_after;
 	} else {
 		v->born_after = sc->born_after; /* of live this rises with each snapshot, which comes behind us */
 	}
 	from = sc->next;
+	n_finds = sc->n_finds;
 	scrub_status(sc->fs, &was);
 	sc->chunk_until = now_ns() + CHUNK_NS;
 	more = store_scrub_view(sc->fs->store, v, from, ops, &r);
@@ -317,8 +310,10 @@ static void set_up(struct scrub *sc, const struct scrub_options *o)
 {
 	size_t blocks = o->rate ? (size_t)(o->rate / BLOCK_SIZE) : CHUNK_BLOCKS_MAX;
 	struct store_status ss;
+	uint64_t empty;
 
 	store_status(sc->fs->store, &ss);
+	empty = ss.blocks_free + ss.blocks_pooled;
 	pthread_mutex_lock(&sc->lock);
 	if (!o->resume || sc->st.state == SCRUB_NONE || sc->st.state == SCRUB_DONE) {
 		lines_free(sc);
@@ -330,7 +325,7 @@ static void set_up(struct scrub *sc, const struct scrub_options *o)
 		sc->n_finds = 0;
 		sc->chunk.n_done = 0;
 	}
-	sc->st.bytes_total = (ss.blocks_usable - ss.blocks_free) * BLOCK_SIZE;
+	sc->st.bytes_total = ss.blocks_usable > empty ? (ss.blocks_usable - empty) * BLOCK_SIZE : 0;
 	sc->st.rate = o->rate;
 	sc->st.state = SCRUB_RUNNING;
 	sc->st.ended_ns = 0;

@@ -72,7 +72,6 @@ struct scrub {
 
 /* Before reading so many bytes: waits for the rate, counts them. -ECANCELED: to be stopped; -EAGAIN: the view is wanted. */
 int scrub_pace(void *scrub, uint64_t bytes);
-bool scrub_stopping(struct scrub *);
 /* Adds to a counter of sc->st. */
 void scrub_count(struct scrub *, uint64_t *counter, uint64_t n);
 int scrub_find_add(struct scrub *, const struct scrub_find *);

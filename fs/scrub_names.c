@@ -107,12 +107,11 @@ static int on_name(void *arg, struct key key, const void *val, size_t len)
 	return 0;
 }
 
-static int only_stop(void *arg, uint64_t bytes)
+static int on_pace(void *arg, uint64_t bytes)
 {
 	struct names *w = arg;
 
-	(void)bytes;
-	return scrub_stopping(w->sc) ? -ECANCELED : 0;
+	return scrub_pace(w->sc, bytes);
 }
 
 /* Puts a name and a slash in front of *at. False: no room. */
@@ -230,7 +229,7 @@ static void tell_find(struct scrub *sc, const struct store_scrub_view *v, const 
 int scrub_tell(struct scrub *sc, const struct store_scrub_view *v, bool quick)
 {
 	struct names w = { .sc = sc };
-	const struct store_scrub_ops ops = { .pace = only_stop, .item = on_name, .arg = &w };
+	const struct store_scrub_ops ops = { .pace = on_pace, .item = on_name, .arg = &w };
 	struct store_scrub_result r = { 0 };
 	struct store_scrub_view all = *v;
 	char *buf = NULL;
@@ -239,6 +238,7 @@ int scrub_tell(struct scrub *sc, const struct store_scrub_view *v, bool quick)
 	if (!sc->n_finds)
 		return 0;
 	all.born_after = 0;
+	sc->may_yield = false;
 	if (!quick) {
 		buf = mem_alloc(PATH_ROOM);
 		err = buf ? note_wanted(&w) : -ENOMEM;

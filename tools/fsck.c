@@ -297,8 +297,8 @@ static void print_advice(const struct args *a, const struct fsck_result *r)
 			   "of it");
 	else if (r->no_room)
 		tool_error(a->path,
-			   "there is no room to build it anew beside what is there; give the image or device more "
-			   "room and start again");
+			   "there is no room to build it anew beside what is there, and nothing was changed; mount it "
+			   "read-only and copy what can be read to another place");
 	else if (r->refused && a->preen)
 		tool_error(a->path, "these repairs may change or lose something; run fsck.arbor without -p");
 }
@@ -352,6 +352,8 @@ static int mend(const struct args *a, const struct fsck_options *opt, const stru
 	err = fsck_mend(dev, opt, look, &r);
 	progress_hide();
 	bdev_close(dev);
+	if (r.no_room) /* then nothing has happened */
+		fsck_report_release(report);
 	err2 = fsck_report_lost(report, a->lost_file);
 	if (err) {
 		print_advice(a, &r);

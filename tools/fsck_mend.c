@@ -11,7 +11,8 @@
  * arrow is one switch of superblocks or some batches, so being cut short leaves a filesystem that is looked at the next time
  * as this one was.
  *
- * What a rebuild finds is kept until it is known whether it happens, because a line also says what was done. It is surveyed
+ * What a rebuild finds is kept until it is known whether it happens, because a line also says what is done. What is given up is
+ * told before it is: afterwards there may be nobody left to tell it, and nothing on the device does. It is surveyed
  * a second time, with what a scan of the device found, if the first time a part of the tree cannot be read and the caller
  * wants that scan.
  */
@@ -21,6 +22,7 @@
 #include <string.h>
 
 #include "btree/mem.h"
+#include "fs/fs_format.h"
 #include "fs/records.h"
 #include "fs/repair.h"
 #include "tools/fsck_run.h"
@@ -230,6 +232,38 @@ static bool agreed_to_rebuild(struct mend *m, size_t ranges)
 	return agreed(m, &ask);
 }
 
+/* Inodes that were lost whole: where their names were lost with them, or in directories that were, nothing else tells of them. */
+static void tell_inodes(struct mend *m, const struct rebuild_lost *lost, size_t n)
+{
+	for (size_t i = 0, next; i < n; i = next) {
+		struct key from = lost[i].from, to = lost[i].to;
+		uint64_t first = key_ino(from), last;
+		char text[120];
+
+		for (next = i + 1; next < n && !key_less(to, lost[next].from); next++)
+			to = lost[next].to;
+		first += key_less(key_make(first, FS_ITEM_INODE, 0), from);
+		last = key_ino(to) - !key_less(key_make(key_ino(to), FS_ITEM_INODE, 0), to);
+		first = first < FS_ROOT_INO ? FS_ROOT_INO : first;
+		if (first > last || first > FS_INO_MAX)
+			continue;
+		if (last >= FS_INO_MAX)
+			snprintf(text, sizeof(text), "inodes from %" PRIu64 " on, as far as there were any", first);
+		else if (first == last)
+			snprintf(text, sizeof(text), "inode %" PRIu64 ", if there was one", first);
+		else
+			snprintf(text, sizeof(text), "inodes %" PRIu64 " to %" PRIu64 ", as far as there were any",
+				 first, last);
+		m->r->lost++;
+		put_line(m, &(struct fsck_line){
+				    .problem = FS_PROBLEM_LOST_MARK,
+				    .text = text,
+				    .action = "give up what cannot be read of them",
+				    .lost = true,
+			    });
+	}
+}
+
 static int on_lost(void *arg, struct rebuild *b, const struct rebuild_lost *lost, size_t n)
 {
 	struct mend *m = arg;
@@ -243,7 +277,9 @@ static int on_lost(void *arg, struct rebuild *b, const struct rebuild_lost *lost
 	if (!agreed_to_rebuild(m, n))
 		return -ECANCELED;
 	m->agreed = true;
-	return fs_repair_lost(NULL, b, lost, n);
+	tell_findings(m, true);
+	tell_inodes(m, lost, n);
+	return m->scanning ? fs_repair_salvaged(NULL, b, lost, n) : fs_repair_lost(NULL, b, lost, n);
 }
 
 static int run_rebuild(struct mend *m, struct salvage *s, struct rebuild_result *ret)
@@ -433,6 +469,11 @@ static int write_it(struct mend *m, bool rebuilt)
 
 	if (!rebuilt && m->look->log_damaged && !agreed_to_log(m, text))
 		return 0;
+	if (!rebuilt && m->look->log_damaged)
+		mended(m, &(struct fsck_line){ .problem = FS_PROBLEM_LOG_DAMAGED,
+					       .text = text,
+					       .action = "give them up",
+					       .lost = true });
 	err = fsck_mount(m->dev, false, &fs);
 	if (err)
 		return err;
@@ -440,11 +481,6 @@ static int write_it(struct mend *m, bool rebuilt)
 	if (!rebuilt && m->look->dirty)
 		remark(m, "recovered from the log, %" PRIu64 " operation%s replayed", m->look->replayed,
 		       m->look->replayed == 1 ? "" : "s");
-	if (!rebuilt && m->look->log_damaged)
-		mended(m, &(struct fsck_line){ .problem = FS_PROBLEM_LOG_DAMAGED,
-					       .text = text,
-					       .action = "give them up",
-					       .lost = true });
 	if (!rebuilt && m->look->super_bad)
 		mended(m, &(struct fsck_line){
 				  .problem = FS_PROBLEM_SUPER_SLOT,

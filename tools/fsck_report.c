@@ -186,5 +186,6 @@ void fsck_report_release(struct fsck_report *r)
 	for (size_t i = 0; i < r->n_lost; i++)
 		mem_free(r->lost[i]);
 	mem_free(r->lost);
-	*r = (struct fsck_report){ 0 };
+	r->lost = NULL;
+	r->n_lost = r->cap_lost = 0;
 }

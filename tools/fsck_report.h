@@ -29,6 +29,6 @@ bool fsck_report_terminal(void);
 /* Prints what was lost; with a file, writes it there, too (which must not be there yet). A failure has been reported. */
 int fsck_report_lost(struct fsck_report *, const char *file);
 
-void fsck_report_release(struct fsck_report *);
+void fsck_report_release(struct fsck_report *); /* forgets what was lost */
 
 #endif

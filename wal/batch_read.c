@@ -55,6 +55,8 @@ int batch_record_read(const void *rec, size_t len, struct batch_record *ret)
 	};
 	if (le32_get(d->flags) & ~BATCH_OUTSIDE)
 		return corrupt("log record", 0, "flags", le32_get(d->flags), BATCH_OUTSIDE);
+	if (!ret->gen || (!ret->outside && ret->change_sum))
+		return corrupt("log record", 0, "generation, or checksum of changes that are inside", ret->gen, ret->change_sum);
 	if (ret->outside != (ret->n_bodies > 0))
 		return corrupt("log record", 0, "blocks of an outside body", ret->n_bodies, ret->outside);
 	if (ret->outside ? ret->change_bytes >> 63 : ret->change_bytes > len)

@@ -10,9 +10,10 @@
  *  - what a view holds was born before its parent's generation exactly if the parent holds it, too: by that alone it is
  *    decided, when a block is released, whether it is free or goes on the dead list
  *  - the space map says "in use" exactly of what some view or the system tree reaches, and of what is fixed
- *  - a view's dead list names exactly what its parent reaches and it does not
+ *  - a view's dead list names exactly what its parent reaches and it does not, with births that say the same of the
+ *    parent's own parent
  *
- * Memory: one bit a block for each of five maps, and 24 bytes for each extent of one view.
+ * Memory: one bit a block for each of six maps, and 24 bytes for each extent of one view.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -39,11 +40,13 @@ struct check {
 	struct map view;	/* reached by the view being looked at */
 	struct map parent;	/* by its parent */
 	struct map old;		/* of `view`, what was born up to old_gen */
+	struct map parent_old;	/* of `parent`, what was born up to grand_gen */
 	struct ref_range *runs; /* extents of the view */
 	size_t n_runs, cap_runs;
 	struct shared *shared; /* its shared records */
 	size_t n_shared, cap_shared;
-	uint64_t old_gen; /* the parent's generation; 0 while the parent is looked at */
+	uint64_t old_gen; /* the generation of the parent of what is looked at; 0: it has none */
+	uint64_t parent_gen, grand_gen;
 	uint64_t gen;  /* nothing in it is younger */
 	uint64_t root; /* id of the view, for messages */
 	bool system;
@@ -153,8 +156,8 @@ static int on_item(void *arg, struct key key, const void *val, size_t len)
 	c->r->extents++;
 	if (!space_valid(c->s->space, x.addr, x.blocks))
 		return problem(c, "extent", x.addr, "outside of the device, blocks", x.blocks, 0);
-	if (x.birth > c->gen)
-		problem(c, "extent", x.addr, "younger than its view", x.birth, c->gen);
+	if (!x.birth || x.birth > c->gen)
+		problem(c, "extent", x.addr, "birth, not in its view", x.birth, c->gen);
 	if (mem_grow((void **)&c->runs, &c->cap_runs, c->n_runs + 1, sizeof(*c->runs)))
 		return -ENOMEM;
 	c->runs[c->n_runs++] = (struct ref_range){ x.addr, x.blocks, x.birth };
@@ -294,6 +297,7 @@ static uint64_t parent_gen(const struct lines *l, const struct line *v)
 static int on_dead(void *arg, struct key key, const void *val, size_t len)
 {
 	const struct disk_dead *d = val;
+	uint64_t birth = le64_get(d->birth);
 	struct check *c = arg;
 
 	(void)len;
@@ -304,6 +308,8 @@ static int on_dead(void *arg, struct key key, const void *val, size_t len)
 			problem(c, "dead list", b, "block is not what the parent has and the view has not, view", c->root, 0);
 			continue;
 		}
+		if (birth > c->parent_gen || (birth <= c->grand_gen) != map_get(&c->parent_old, b))
+			problem(c, "dead list", b, "birth", birth, c->grand_gen);
 		map_set(&c->view, b); /* accounted for */
 	}
 	return 0;
@@ -313,7 +319,7 @@ static int on_dead(void *arg, struct key key, const void *val, size_t len)
 static int check_dead_list(struct check *c, const struct lines *l, const struct line *v)
 {
 	const struct line *p = v->parent ? line_of(l, v->parent) : NULL; /* 0 is live's own id */
-	struct map keep;
+	struct map keep, keep_old;
 	int err;
 
 	if (!p) {
@@ -322,11 +328,17 @@ static int check_dead_list(struct check *c, const struct lines *l, const struct 
 		map_clear(&c->parent);
 	} else {
 		keep = c->view;
+		keep_old = c->old;
 		c->view = c->parent;
-		c->old_gen = 0;
+		c->old = c->parent_old;
+		map_clear(&c->old);
+		c->parent_gen = p->gen;
+		c->grand_gen = c->old_gen = parent_gen(l, p);
 		err = look_at(c, TREE_FILES, &p->root, p->gen, p->id);
 		c->parent = c->view;
+		c->parent_old = c->old;
 		c->view = keep;
+		c->old = keep_old;
 		if (err)
 			return err;
 	}
@@ -434,12 +446,15 @@ int store_check(struct store *s, struct check_result *ret)
 	if (!err)
 		err = map_open(&c.old, atomic_load(&s->blocks));
 	if (!err)
+		err = map_open(&c.parent_old, atomic_load(&s->blocks));
+	if (!err)
 		err = check_all(&c, &v->base, &system, v->base_gen);
 	mem_free(c.nodes.bits);
 	mem_free(c.data.bits);
 	mem_free(c.view.bits);
 	mem_free(c.parent.bits);
 	mem_free(c.old.bits);
+	mem_free(c.parent_old.bits);
 	mem_free(c.runs);
 	mem_free(c.shared);
 	view_close(v);

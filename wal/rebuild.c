@@ -275,8 +275,11 @@ static int older_is_whole(struct rebuild *r, struct super *ret, bool *ret_whole)
 /* Both slots become the older checkpoint's; the next open replays the log from there. */
 static int fall_back(struct rebuild *r, struct super *older)
 {
-	int err = r->opt->lost ? r->opt->lost(r->opt->arg, r, NULL, 0) : 0;
+	int err;
 
+	rebuild_found(r, REBUILD_NODE, NULL,
+		      "the checkpoint before has everything, with the log: it is gone back to, and nothing is lost");
+	err = r->opt->lost ? r->opt->lost(r->opt->arg, r, NULL, 0) : 0;
 	if (err)
 		return err;
 	r->super.mount_epoch++;

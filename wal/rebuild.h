@@ -10,7 +10,13 @@
  *		from what the views reach.
  *	switch	a flush, then one superblock slot after the other, with an empty log under a new epoch.
  *
- * Until the switch nothing that can be read is overwritten: a crash leaves the old, damaged store.
+ * Until the switch nothing that can be read is overwritten: a crash leaves the old, damaged store. Where only the newest
+ * checkpoint is damaged, and the older slot with the log is whole, both slots are made to say that one, and nothing is lost.
+ *
+ * Live keeps what can be read of it. A snapshot is kept whole or not at all. What is kept and not damaged keeps its tree, and
+ * a log that is whole stays for the next open to replay, unless live needs a new tree.
+ *
+ * Memory: ten bits a block of the device, and what the log, the snapshots' dead lists and what is shared or lost take.
  */
 #ifndef ARBOR_WAL_REBUILD_H
 #define ARBOR_WAL_REBUILD_H
@@ -42,8 +48,9 @@ enum rebuild_finding {
 struct rebuild_options {
 	const struct record_table *records;
 	struct salvage *salvage; /* not NULL: live's items come from here, the superblock too */
-	/* Asked between survey and build; `lost` is of live. The upper layer may add items to live (rebuild_put), for instance to
-	 * remember what is lost. < 0 ends it, nothing changed. May be NULL. */
+	/* Asked once between survey and build, if anything was found; `lost` is of live, ascending, and n may be 0. The upper layer
+	 * may add items to live (rebuild_put), for instance to remember what is lost. < 0 ends it, nothing changed. May be
+	 * NULL. */
 	int (*lost)(void *arg, struct rebuild *, const struct rebuild_lost *lost, size_t n);
 	/* One line each; view: "live", a snapshot's name, or NULL. May be NULL. */
 	void (*found)(void *arg, enum rebuild_finding, const char *view, const char *text);
@@ -56,7 +63,8 @@ struct rebuild_result {
 	uint64_t nodes_lost, items_kept, nodes_written, records_replayed, records_lost, snapshots_kept, snapshots_lost;
 };
 
-/* In `lost` only. An item of live that wins over one of the same key; the value is copied. */
+/* In `lost` only. An item of live that wins over one of the same key; the value is copied, and refers to no blocks (else
+ * -EINVAL). Where the older checkpoint is gone back to there is nothing to be remembered, and n is 0: -EINVAL. */
 int rebuild_put(struct rebuild *, struct key, const void *val, size_t len);
 
 /* 0; -ENOSPC: no room beside what is there (nothing changed); -ENODEV: no superblock (see salvage.h); other errors of the

@@ -79,7 +79,7 @@ struct rebuild_runs {
 
 /* An entry of a dead list as it was found. */
 struct rdead {
-	uint64_t list, addr;
+	uint64_t list, addr, birth;
 	uint32_t blocks;
 };
 

@@ -91,8 +91,9 @@ static int refuse(struct fit *f)
 		r->refused[i] = r->refused[i - 1];
 	r->refused[i] = f->key;
 	r->n_refused++;
-	rebuild_found(r, REBUILD_ITEM, f->v, "key %" PRIx64 "/%" PRIx64 ": its blocks are not what %s has", f->key.obj,
-		      f->key.off, rview_name(f->parent));
+	rebuild_found(r, REBUILD_ITEM, f->v,
+		      "inode %" PRIu64 " type %u offset %" PRIu64 ": its blocks are not what %s has", key_ino(f->key),
+		      key_type(f->key), f->key.off, rview_name(f->parent));
 	return rebuild_lose(r, f->key, key_next(f->key), -EUCLEAN);
 }
 

@@ -322,38 +322,47 @@ static bool value_right(struct rebuild *r, const struct change *c)
 	return space_valid(r->space, x.addr, x.blocks) && x.birth >> GEN_EPOCH_SHIFT <= r->super.mount_epoch;
 }
 
+/* The tree is not the one the record was made for: an item must be wrong. Recovery could not replay that; here it can be laid over. */
+static void note_conflict(struct reader *rd, uint64_t addr, const char *what)
+{
+	struct rview *live = rebuild_live(rd->r);
+
+	if (live->damaged) /* then it may be what is lost */
+		return;
+	rebuild_found(rd->r, REBUILD_ITEM, live, "record %" PRIu64 " refers to block %" PRIu64 ", which %s", rd->lsn,
+		      addr, what);
+	live->damaged = true;
+}
+
 static int lay(void *arg, const struct change *c)
 {
 	struct reader *rd = arg;
 	struct rebuild *r = rd->r;
+	struct extent x;
 	int err;
 
 	if (c->op == CHANGE_DEL_RANGE)
 		return hide(r, c->key, c->end);
 	if (c->op == CHANGE_DEL)
 		return hide(r, c->key, key_next(c->key));
-	if (value_right(r, c))
+	if (value_right(r, c)) {
+		/* r->vd: what live has, and what the records have brought. */
+		if (record_extent(r->opt->records, c->key, c->val, c->len, &x) && x.addr) {
+			if (!rmap_full(&r->vd, x.addr, x.blocks))
+				note_conflict(rd, x.addr, "live has not got");
+			/* Live may have lost the item that had them. */
+			rmap_set(&r->used, x.addr, x.blocks);
+		}
 		return rebuild_set(r, c->key, c->val, c->len);
-	rebuild_found(r, REBUILD_ITEM, rebuild_live(r), "record %" PRIu64 ": the value of key %" PRIx64 "/%" PRIx64,
-		      rd->lsn, c->key.obj, c->key.off);
+	}
+	rebuild_found(r, REBUILD_ITEM, rebuild_live(r), "record %" PRIu64 ": the value of inode %" PRIu64 " type %u offset %" PRIu64,
+		      rd->lsn, key_ino(c->key), key_type(c->key), c->key.off);
 	err = hide(r, c->key, key_next(c->key));
 	if (!err)
 		err = mem_grow((void **)&rd->refused, &rd->cap_refused, rd->n_refused + 1, sizeof(*rd->refused));
 	if (!err)
 		rd->refused[rd->n_refused++] = c->key;
 	return err;
-}
-
-/* Blocks that were free when the record was made, and that a view has: an item must be wrong. Recovery would not replay that. */
-static void note_conflict(struct reader *rd, uint64_t addr, uint32_t blocks)
-{
-	struct rview *live = rebuild_live(rd->r);
-
-	if (rmap_empty(&rd->r->all, addr, blocks))
-		return;
-	rebuild_found(rd->r, REBUILD_ITEM, live, "record %" PRIu64 " brings block %" PRIu64 ", which is in use",
-		      rd->lsn, addr);
-	live->damaged = true;
 }
 
 /* What the record calls its own. 0; 1: it cannot be. */
@@ -369,9 +378,10 @@ static int note_ranges(struct reader *rd)
 
 		if (!space_valid(r->space, addr, n))
 			return stop(rd, "blocks outside of the device");
-		if (i < rec->n_fresh)
-			note_conflict(rd, addr, n);
+		if (i < rec->n_fresh && !rmap_empty(&r->all, addr, n))
+			note_conflict(rd, addr, "is in use already");
 		rmap_set(&r->used, addr, n);
+		rmap_set(&r->vd, addr, n);
 	}
 	for (uint32_t i = 0; i < rec->n_bodies; i++) {
 		uint64_t addr = le64_get(rec->bodies[i].addr);
@@ -379,7 +389,8 @@ static int note_ranges(struct reader *rd)
 
 		if (!space_valid(r->space, addr, n))
 			return stop(rd, "blocks outside of the device");
-		note_conflict(rd, addr, n);
+		if (!rmap_empty(&r->all, addr, n))
+			note_conflict(rd, addr, "is in use already");
 		rmap_set(&r->used, addr, n);
 	}
 	for (uint32_t i = 0; i < rec->n_counters; i++)

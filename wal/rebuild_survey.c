@@ -72,13 +72,17 @@ static int on_lost(void *arg, struct ref ref, unsigned level, struct key from, s
 	const struct key end = key_make(KEY_INO_MAX, RECORD_SHARED, 0);
 	struct survey *s = arg;
 	struct rebuild *r = s->r;
+	char node[80] = "no node is found"; /* by a salvage */
 
 	s->v->damaged = true;
 	r->res->nodes_lost++;
+	if (ref.addr)
+		snprintf(node, sizeof(node), "node %" PRIu64 " of level %u cannot be read (%s)", ref.addr, level,
+			 strerror(-err));
 	rebuild_found(r, REBUILD_NODE, s->v,
-		      "node %" PRIu64 " of level %u cannot be read (%s): keys %" PRIx64 "/%" PRIx64 " to %" PRIx64
-		      "/%" PRIx64,
-		      ref.addr, level, strerror(-err), from.obj, from.off, to.obj, to.off);
+		      "%s: items from inode %" PRIu64 " type %u offset %" PRIu64 " to inode %" PRIu64
+		      " type %u offset %" PRIu64,
+		      node, key_ino(from), key_type(from), from.off, key_ino(to), key_type(to), to.off);
 	if (s->v->sn.id)
 		return 0;
 	if (ref.addr && insert_sorted(&r->bad, &r->n_bad, &r->cap_bad, ref.addr))
@@ -96,8 +100,8 @@ static int refuse(struct survey *s, const char *why, uint64_t value)
 	struct rebuild *r = s->r;
 
 	s->v->damaged = true;
-	rebuild_found(r, REBUILD_ITEM, s->v, "key %" PRIx64 "/%" PRIx64 ": %s %" PRIu64, s->key.obj, s->key.off, why,
-		      value);
+	rebuild_found(r, REBUILD_ITEM, s->v, "inode %" PRIu64 " type %u offset %" PRIu64 ": %s %" PRIu64,
+		      key_ino(s->key), key_type(s->key), s->key.off, why, value);
 	if (s->v->sn.id)
 		return 0;
 	if (mem_grow((void **)&r->refused, &r->cap_refused, r->n_refused + 1, sizeof(*r->refused)))
@@ -226,32 +230,64 @@ static int compare_births(struct rebuild *r, struct rview *v, const struct rview
 	return 0;
 }
 
-/* r->vn and vd are the view's, pn and pd its parent's. */
-static int compare_dead(struct rebuild *r, const struct rview *v)
-{
-	uint64_t left = 0, wrong = 0;
+/* The view's parent, and what that one derives from. */
+struct line {
+	struct rebuild *r;
+	uint64_t gen, grand_gen;
+	uint64_t left; /* blocks that should be on the list and have not been found there */
+};
 
-	for (uint64_t i = 0; i < rmap_words(r); i++) {
-		r->seen.words[i] = (r->pn.words[i] | r->pd.words[i]) & ~(r->vn.words[i] | r->vd.words[i]);
-		left += (uint64_t)__builtin_popcountll(r->seen.words[i]);
-	}
-	for (size_t i = 0; i < r->n_dead; i++) {
+/* Into r->seen by rview_dead; what the grandparent has, by its birth, into r->pd, too. */
+static int add_dead(void *arg, const struct rebuild_run *run)
+{
+	struct line *l = arg;
+
+	l->left += run->blocks;
+	if (run->birth <= l->grand_gen)
+		rmap_set(&l->r->pd, run->addr, run->blocks);
+	return 0;
+}
+
+/* A birth on a list decides, when the parent is deleted, whether the blocks are free: that is whether the grandparent has them. */
+static bool dead_right(const struct line *l, const struct rdead *d)
+{
+	struct rebuild *r = l->r;
+
+	if (!space_valid(r->space, d->addr, d->blocks) || !rmap_full(&r->seen, d->addr, d->blocks) || d->birth > l->gen)
+		return false;
+	return d->birth <= l->grand_gen ? rmap_full(&r->pd, d->addr, d->blocks)
+					: rmap_empty(&r->pd, d->addr, d->blocks);
+}
+
+/* r->vn and vd are the view's. */
+static int compare_dead(struct rebuild *r, const struct rview *v, const struct rview *parent)
+{
+	const struct rview *grand = parent ? rebuild_view(r, parent->sn.parent) : NULL;
+	struct line l = { .r = r, .gen = parent ? parent->sn.gen : 0, .grand_gen = grand ? grand->sn.gen : 0 };
+	uint64_t wrong = 0;
+	int err = 0;
+
+	rmap_clear(r, &r->seen);
+	rmap_clear(r, &r->pd);
+	if (parent)
+		err = rview_dead(r, parent, add_dead, &l);
+	for (size_t i = 0; !err && i < r->n_dead; i++) {
 		const struct rdead *d = &r->dead[i];
 
 		if (d->list != v->sn.dead_list)
 			continue;
-		if (!space_valid(r->space, d->addr, d->blocks) || !rmap_full(&r->seen, d->addr, d->blocks)) {
+		if (!dead_right(&l, d)) {
 			wrong++;
 			continue;
 		}
 		rmap_unset(&r->seen, d->addr, d->blocks);
-		left -= d->blocks;
+		l.left -= d->blocks;
 	}
-	if (!left && !wrong)
-		return 0;
+	if (err || (!l.left && !wrong))
+		return err;
 	r->system_damaged = true;
 	return rebuild_found(r, REBUILD_DEAD, v,
-			     "the dead list has %" PRIu64 " wrong entries and lacks %" PRIu64 " blocks", wrong, left);
+			     "the dead list has %" PRIu64 " wrong entries and lacks %" PRIu64 " blocks", wrong, l.left);
 }
 
 static int compare_parent(struct rebuild *r, struct rview *v)
@@ -269,7 +305,7 @@ static int compare_parent(struct rebuild *r, struct rview *v)
 	err = rview_map_parent(r, parent);
 	if (!err)
 		err = compare_births(r, v, parent);
-	return err ? err : compare_dead(r, v);
+	return err ? err : compare_dead(r, v, parent);
 }
 
 /* As opening asks of them (snapshot_load). */
@@ -377,7 +413,7 @@ static int on_system_item(void *arg, struct key key, const void *val, size_t len
 	} else {
 		if (mem_grow((void **)&r->dead, &r->cap_dead, r->n_dead + 1, sizeof(*r->dead)))
 			return -ENOMEM;
-		r->dead[r->n_dead++] = (struct rdead){ key_ino(key), key.off, le32_get(d->blocks) };
+		r->dead[r->n_dead++] = (struct rdead){ key_ino(key), key.off, le64_get(d->birth), le32_get(d->blocks) };
 	}
 	return 0;
 }

@@ -317,8 +317,13 @@ int rview_count(struct rebuild *r, const struct rview *v, struct rshareds *ret)
 	struct rshareds out = { 0 };
 	struct rshared *seg = NULL;
 	size_t n = 0, kept = 0;
+	uint64_t block;
 	int err;
 
+	if (!rmap_meet(r, &r->vt, &r->vt, &block)) {
+		*ret = (struct rshareds){ 0 };
+		return 0;
+	}
 	err = rview_look(r, v, &look, &c);
 	if (!err && c.runs.n) {
 		seg = mem_zalloc_array(2 * c.runs.n, sizeof(*seg));

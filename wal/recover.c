@@ -55,18 +55,21 @@ struct marked {
 	struct store *s;
 	uint64_t changes_max; /* of one record */
 	uint64_t changes;     /* of all */
+	uint64_t gen;	      /* of the last: they do not go backwards */
 };
 
 static int mark_record(void *arg, uint64_t lsn, const struct log_pos *at, const void *rec, size_t len)
 {
 	struct marked *m = arg;
 	struct store *s = m->s;
-	struct batch_record r;
+	struct batch_record r = { 0 };
 	int err;
 
-	(void)lsn;
 	(void)at;
 	err = batch_record_read(rec, len, &r);
+	if (!err && (r.gen < m->gen || r.gen >> GEN_EPOCH_SHIFT >= s->super.mount_epoch))
+		err = corrupt("log record", lsn, "generation", r.gen, m->gen);
+	m->gen = r.gen;
 	if (!err) {
 		m->changes += r.n_changes;
 		if (r.n_changes > m->changes_max)
@@ -92,6 +95,8 @@ static int riding_home(void *arg, uint64_t addr, const void *block)
 
 	if (!space_valid(s->space, addr, 1))
 		return corrupt("log segment", addr, "riding block", addr, 0);
+	if (s->opt.read_only && data_has(s->data, addr))
+		return corrupt("log segment", addr, "riding block that rode before", addr, 0);
 	buf = mem_alloc_blocks(BLOCK_SIZE);
 	if (!buf)
 		return -ENOMEM;

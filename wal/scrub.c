@@ -291,6 +291,8 @@ bool scrub_give_way(struct store *s)
 {
 	if (!atomic_load(&s->scrub_views) || checkpoint_mine())
 		return false;
+	if (s->opt.on_wait)
+		s->opt.on_wait();
 	atomic_store(&s->scrub_wanted, true);
 	for (unsigned ms = 0; ms < GIVE_WAY_MS && atomic_load(&s->scrub_views); ms++) {
 		/* Closed, and the next one opened. */

@@ -114,6 +114,9 @@ static const struct shape {
 
 /* ---- the run ---- */
 
+enum { WHEN_ASKED, STEPWISE, KINDS }; /* when the log is written */
+static const char *const kinds[] = { "exhaustive", "stepwise", NULL };
+
 static struct fscrash_base bases[FSROWS_BASES];
 static struct crash crash = {
 	.world = &fscrash_world,
@@ -124,16 +127,10 @@ static struct crash crash = {
 enum known { UNKNOWN, BUSY, IDLE };
 static uint8_t pairs[BASES][FSROWS_MAX][FSROWS_MAX];
 
-static size_t core[FSROWS_MAX]; /* rows */
-static size_t n_core;
-
 static void make_bases(void)
 {
 	for (unsigned i = 0; i < FSROWS_BASES; i++)
 		fsrows_base_make(i, &bases[i]);
-	for (size_t i = 0; i < n_fsrows; i++)
-		if (fsrows[i].core)
-			core[n_core++] = i;
 }
 
 static void free_bases(void)
@@ -143,18 +140,18 @@ static void free_bases(void)
 	fscrash_release();
 }
 
-static int run_sequence(size_t base, const size_t *seq, size_t len, bool stepwise)
+static int run_plan(size_t base, size_t kind, const size_t *seq, size_t len)
 {
 	struct fsworld_step steps[CRASHMAIN_SEQUENCE * FSROW_STEPS + FSROWS_END];
 	char name[256];
-	int at = snprintf(name, sizeof(name), "%s:%s:", stepwise ? "stepwise" : "exhaustive", fsrows_bases[base].name);
+	int at = snprintf(name, sizeof(name), "%s:%s:", kinds[kind], fsrows_bases[base].name);
 	struct fscrash_plan plan = {
 		.plan = { .name = name, .base = bases[base].image, .opening = len == 0, .seed = 1 + base },
 		.start = &bases[base].world,
 		.opt = fscrash_options,
 		.steps = steps,
 		.full_ok = fsrows_bases[base].fill > 0,
-		.sync_one_in = stepwise,
+		.sync_one_in = kind == STEPWISE,
 	};
 
 	for (size_t i = 0; i < len; i++) {
@@ -174,32 +171,7 @@ static int run_sequence(size_t base, const size_t *seq, size_t len, bool stepwis
 	return crash_plan(&crash, &plan.plan);
 }
 
-/* The same, but for what is known to be a shorter one. */
-static int run_if_new(size_t base, const size_t *seq, size_t len, bool stepwise)
-{
-	int err;
-
-	if (len == 3 && pairs[base][seq[0]][seq[1]] == IDLE) {
-		crash.idle++;
-		return 1;
-	}
-	err = run_sequence(base, seq, len, stepwise);
-	if (len == 2 && err >= 0)
-		pairs[base][seq[0]][seq[1]] = err ? IDLE : BUSY;
-	return err;
-}
-
-/* All sequences of `len`, numbered: whether stepwise, the rows, then the base. */
-static uint64_t sequences(unsigned len)
-{
-	uint64_t n = BASES * 2;
-
-	while (len--)
-		n *= n_fsrows;
-	return n;
-}
-
-static void set_effort(const struct crashmain_args *a, unsigned len)
+static void set_effort(const struct crashmain_args *a, size_t len)
 {
 	static const uint64_t per_plan[] = { 0, 0, 5, 3 }, per_point[] = { 81, 27, 4, 3 };
 
@@ -207,32 +179,25 @@ static void set_effort(const struct crashmain_args *a, unsigned len)
 	crash.opt.per_point = a->all ? 27 : per_point[len];
 }
 
-static int run_number(const struct crashmain_args *a, uint64_t number, unsigned len)
+/* What is known to be a shorter one is left out. */
+static int run_sequence(const struct crashmain_args *a, size_t base, size_t kind, const size_t *seq, size_t len)
 {
-	size_t seq[CRASHMAIN_SEQUENCE];
+	int err;
 
-	for (unsigned i = 0; i < len; i++) {
-		seq[i] = number % n_fsrows;
-		number /= n_fsrows;
+	if (!a)
+		return run_plan(base, kind, seq, len);
+	if (len == 3 && pairs[base][seq[0]][seq[1]] == IDLE) {
+		crash.idle++;
+		return 1;
 	}
 	set_effort(a, len);
-	return run_if_new(number / 2 % BASES, seq, len, number % 2);
+	err = run_plan(base, kind, seq, len);
+	if (len == 2 && err >= 0)
+		pairs[base][seq[0]][seq[1]] = err ? IDLE : BUSY;
+	return err;
 }
 
-static uint64_t cores(void)
-{
-	return (uint64_t)n_core * n_core * n_core;
-}
-
-static int run_core(const struct crashmain_args *a, uint64_t number)
-{
-	size_t seq[] = { core[number / n_core / n_core], core[number / n_core % n_core], core[number % n_core] };
-
-	set_effort(a, 3);
-	return run_if_new(FSROWS_FILES, seq, ARRAY_LEN(seq), rng_mix(a->seed, number) % 2);
-}
-
-static int run_shape(uint64_t seed, size_t shape, bool all)
+static int run_shape(const struct crashmain_args *a, size_t shape, uint64_t seed)
 {
 	const struct shape *s = &shapes[shape];
 	struct fs_mkfs_options mkfs = fscrash_mkfs;
@@ -260,50 +225,13 @@ static int run_shape(uint64_t seed, size_t shape, bool all)
 			  fsrows_bases[FSROWS_EMPTY].n, s->fill, false, rng_mix(seed, 99));
 	plan.plan.base = base.image;
 	plan.start = &base.world;
-	crash.opt.per_plan = all ? 0 : 40;
+	crash.opt.per_plan = a && a->all ? 0 : 40;
 	crash.opt.per_point = 3;
 	err = crash_plan(&crash, &plan.plan);
 	crash.opt = keep;
 	fscrash_base_release(&base);
 	return err;
 }
-
-static int run_random(const struct crashmain_args *a, uint64_t nth)
-{
-	return run_shape(rng_mix(a->seed, nth * a->shards + a->shard) >> 32, nth % SHAPES, a->all);
-}
-
-/* ---- by name ---- */
-
-static const char *row_name(size_t i)
-{
-	return fsrows[i].name;
-}
-
-static const char *base_name(size_t i)
-{
-	return fsrows_bases[i].name;
-}
-
-static const char *shape_name(size_t i)
-{
-	return shapes[i].name;
-}
-
-static int run_named(const struct crashmain *m, const char *plan)
-{
-	size_t seq[CRASHMAIN_SEQUENCE], n, len;
-	const char *second, *rest = crashmain_split(m, plan, &second, &len);
-
-	if (strncmp(plan, "random:", 7) == 0)
-		return run_shape(strtoull(rest, NULL, 0), crashmain_find("shape", second, len, shape_name, SHAPES),
-				 false);
-	n = crashmain_list(rest, row_name, n_fsrows, seq);
-	return run_sequence(crashmain_find("state to begin with", second, len, base_name, FSROWS_BASES), seq, n,
-			    strncmp(plan, "stepwise:", 9) == 0);
-}
-
-/* ---- all ---- */
 
 /* Removal in steps. */
 static int run_pieces(const struct crashmain *m, const struct crashmain_args *a)
@@ -314,12 +242,11 @@ static int run_pieces(const struct crashmain *m, const struct crashmain_args *a)
 	crash.opt.per_plan = a->all ? 0 : 40;
 	crash.opt.per_point = a->all ? 27 : 4;
 	crash.opt.recovery_one_in = 24;
-	for (size_t i = a->shard; err >= 0 && i < PIECES_PLANS * 2; i += a->shards) {
+	for (size_t i = a->shard; err >= 0 && i < PIECES_PLANS * KINDS; i += a->shards) {
 		char name[100];
 
-		snprintf(name, sizeof(name), "%s:pieces:%s", i / PIECES_PLANS ? "stepwise" : "exhaustive",
-			 pieces_plans[i % PIECES_PLANS]);
-		err = run_named(m, name);
+		snprintf(name, sizeof(name), "%s:pieces:%s", kinds[i / PIECES_PLANS], pieces_plans[i % PIECES_PLANS]);
+		err = crashmain_named(m, name);
 	}
 	crash.opt = keep;
 	return err;
@@ -341,21 +268,43 @@ static int report(const struct crashmain_args *a)
 	return err;
 }
 
+static const char *op_name(size_t i)
+{
+	return i < n_fsrows ? fsrows[i].name : NULL;
+}
+
+static const char *base_name(size_t i)
+{
+	return i < FSROWS_BASES ? fsrows_bases[i].name : NULL;
+}
+
+static const char *shape_name(size_t i)
+{
+	return i < SHAPES ? shapes[i].name : NULL;
+}
+
+static bool is_core(size_t i)
+{
+	return fsrows[i].core;
+}
+
 static const struct crashmain crash_fs = {
 	.promise = "every power cut leaves the files of some moment since the last sync",
-	.plans = "exhaustive:BASE:op,op,op or stepwise:BASE:op,op,op or random:SHAPE:SEED",
 	.crash = &crash,
 	.states = 150000,
 	.can_all = true,
 	.begin = make_bases,
 	.end = free_bases,
 	.first = run_pieces,
-	.sequences = sequences,
-	.sequence = run_number,
-	.cores = cores,
-	.core = run_core,
-	.random = run_random,
-	.named = run_named,
+	.op = op_name,
+	.base = base_name,
+	.bases = BASES,
+	.kinds = kinds,
+	.core = is_core,
+	.core_base = FSROWS_FILES,
+	.sequence = run_sequence,
+	.shape = shape_name,
+	.random = run_shape,
 	.report = report,
 };
 

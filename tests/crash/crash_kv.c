@@ -160,6 +160,7 @@ static const struct shape {
 
 /* ---- the run ---- */
 
+static const char *const kinds[] = { "exhaustive", NULL };
 static struct kv_base bases[BASES];
 static struct crash crash = {
 	.world = &kv_crash_world,
@@ -179,17 +180,18 @@ static void free_bases(void)
 		kv_base_release(&bases[i]);
 }
 
-static int run_sequence(size_t base, const size_t *seq, size_t len)
+static int run_sequence(const struct crashmain_args *a, size_t base, size_t kind, const size_t *seq, size_t len)
 {
 	struct kv_op ops[CRASHMAIN_SEQUENCE];
 	char name[256];
-	int at = snprintf(name, sizeof(name), "exhaustive:%s:", base_rows[base].name);
+	int at = snprintf(name, sizeof(name), "%s:%s:", kinds[kind], base_rows[base].name);
 	struct kv_plan plan = {
 		.plan = { .name = name, .base = bases[base].image, .first = len ? len - 1 : 0, .opening = len == 0,
 			  .seed = 1 + base },
 		.start = &bases[base].world, .opt = kv_store_options, .ops = ops, .n_ops = len, .idle_ends = true,
 	};
 
+	(void)a;
 	for (size_t i = 0; i < len; i++) {
 		ops[i] = table[seq[i]].op;
 		at += snprintf(name + at, sizeof(name) - (size_t)at, "%s%s", i ? "," : "", table[seq[i]].name);
@@ -199,30 +201,7 @@ static int run_sequence(size_t base, const size_t *seq, size_t len)
 	return crash_plan(&crash, &plan.plan);
 }
 
-/* All sequences of `len`, numbered: base first, then the operations. */
-static uint64_t sequences(unsigned len)
-{
-	uint64_t n = BASES;
-
-	while (len--)
-		n *= OPS;
-	return n;
-}
-
-static int run_number(const struct crashmain_args *a, uint64_t number, unsigned len)
-{
-	size_t base = number % BASES, seq[CRASHMAIN_SEQUENCE];
-
-	(void)a;
-	number /= BASES;
-	for (unsigned i = 0; i < len; i++) {
-		seq[i] = number % OPS;
-		number /= OPS;
-	}
-	return run_sequence(base, seq, len);
-}
-
-static int run_shape(uint64_t seed, size_t shape)
+static int run_shape(const struct crashmain_args *a, size_t shape, uint64_t seed)
 {
 	const struct shape *s = &shapes[shape];
 	struct store_mkfs_options mkfs = kv_mkfs_options;
@@ -237,6 +216,7 @@ static int run_shape(uint64_t seed, size_t shape)
 	struct crash_options keep = crash.opt;
 	int err;
 
+	(void)a;
 	if (!ops)
 		abort();
 	snprintf(name, sizeof(name), "random:%s:%" PRIu64, s->name, seed);
@@ -262,52 +242,34 @@ static int run_shape(uint64_t seed, size_t shape)
 	return err;
 }
 
-static int run_random(const struct crashmain_args *a, uint64_t nth)
-{
-	uint64_t k = nth * a->shards + a->shard;
-
-	return run_shape(rng_mix(a->seed, k) >> 32, k % SHAPES);
-}
-
-/* ---- by name ---- */
-
 static const char *op_name(size_t i)
 {
-	return table[i].name;
+	return i < OPS ? table[i].name : NULL;
 }
 
 static const char *base_name(size_t i)
 {
-	return base_rows[i].name;
+	return i < BASES ? base_rows[i].name : NULL;
 }
 
 static const char *shape_name(size_t i)
 {
-	return shapes[i].name;
-}
-
-static int run_named(const struct crashmain *m, const char *plan)
-{
-	size_t seq[CRASHMAIN_SEQUENCE], n, len;
-	const char *second, *rest = crashmain_split(m, plan, &second, &len);
-
-	if (strncmp(plan, "random:", 7) == 0)
-		return run_shape(strtoull(rest, NULL, 0), crashmain_find("shape", second, len, shape_name, SHAPES));
-	n = crashmain_list(rest, op_name, OPS, seq);
-	return run_sequence(crashmain_find("state to begin with", second, len, base_name, BASES), seq, n);
+	return i < SHAPES ? shapes[i].name : NULL;
 }
 
 static const struct crashmain crash_kv = {
 	.promise = "every crash leads to an allowed world",
-	.plans = "exhaustive:BASE:op,op,op or random:SHAPE:SEED",
 	.crash = &crash,
 	.states = 100000,
 	.begin = make_bases,
 	.end = free_bases,
-	.sequences = sequences,
-	.sequence = run_number,
-	.random = run_random,
-	.named = run_named,
+	.op = op_name,
+	.base = base_name,
+	.bases = BASES,
+	.kinds = kinds,
+	.sequence = run_sequence,
+	.shape = shape_name,
+	.random = run_shape,
 };
 
 int main(int argc, char **argv)

@@ -52,6 +52,7 @@ static int check(struct fs *fs, bool again)
 static void check_and_use(struct simdev *disk, const struct image_head *head, uint64_t seed, bool whole, bool lost)
 {
 	struct image_work w = { .lost = lost };
+	struct store_status st;
 	struct fs_options o;
 	int err;
 
@@ -61,6 +62,8 @@ static void check_and_use(struct simdev *disk, const struct image_head *head, ui
 	image_must(!whole || !err, "mounting what is whole");
 	if (err)
 		return;
+	store_status(fs_store(w.fs), &st);
+	image_say("mounted: %llu records", (unsigned long long)st.recovered_records);
 	err = check(w.fs, whole);
 	image_must(!whole || !err, "checking what is whole");
 	if (!err) {

@@ -11,6 +11,7 @@
  *	- the second look finds nothing (but bad data in snapshots, which are never changed), and it mounts as any other
  *	- every file has the bytes it had, or reading them is an error, or it was told that it lost something
  *	- every eighth repair is undone from its undo file: every block is what it was before
+ *	- every fourth has an allocation or a transfer fail first, and is begun again
  *	- every fourth is cut short by a power cut at some write, with what was not flushed kept, dropped or torn, and begun again
  *
  * A file that cannot be read in parts or is not there must have been named by a line about it or its directory. Where the log was
@@ -29,6 +30,7 @@
 #include "btree/mem.h"
 #include "btree/super_format.h"
 #include "tests/images/known.h"
+#include "tests/kit/failmem.h"
 #include "tests/kit/storekit.h"
 #include "tests/kit/test.h"
 #include "tools/fsck_run.h"
@@ -104,22 +106,29 @@ struct run {
 };
 
 static struct count {
-	uint64_t images, blocks, unharmed, mended, lost, salvaged, undone, cut;
+	uint64_t images, blocks, unharmed, mended, lost, salvaged, undone, cut, faults;
 	uint64_t intact, unreadable, moved, missing, shorter, older;
 } counted;
 
-/* Inodes of which neither the name nor anything else is known are told by number. */
+/* Inodes of which nothing but the number is known are told by that: "inodes A to B", "inode A,", "inodes from A on". */
 static void keep_range(struct run *r, const char *text)
 {
-	const char *from = strstr(text, "from inode "), *to = strstr(text, " to inode ");
+	struct range n = { 0 };
 
-	assert_true(from && to);
+	if (sscanf(text, "inodes %" SCNu64 " to %" SCNu64, &n.from, &n.to) == 2)
+		;
+	else if (sscanf(text, "inodes from %" SCNu64, &n.from) == 1)
+		n.to = UINT64_MAX;
+	else if (sscanf(text, "inode %" SCNu64, &n.from) == 1)
+		n.to = n.from;
+	else
+		return;
 	if (r->n_ranges == r->cap_ranges) {
 		r->cap_ranges = r->cap_ranges ? 2 * r->cap_ranges : 64;
 		r->range = realloc(r->range, r->cap_ranges * sizeof(*r->range));
 		assert_non_null(r->range);
 	}
-	r->range[r->n_ranges++] = (struct range){ strtoull(from + 11, NULL, 10), strtoull(to + 10, NULL, 10) };
+	r->range[r->n_ranges++] = n;
 }
 
 static void on_line(void *arg, const struct fsck_line *l)
@@ -138,14 +147,14 @@ static void on_line(void *arg, const struct fsck_line *l)
 		 l->lost ? "lost" : "", l->ino ? " inode" : "", l->problem);
 	t = &r->told[r->n_told++];
 	*t = (struct told){ strdup(text), l->path ? strdup(l->path) : NULL, l->ino, l->problem, l->lost };
-	if (l->problem == FS_PROBLEM_LOST_MARK)
+	if (l->problem == FS_PROBLEM_LOST_MARK && l->lost)
 		keep_range(r, l->text);
 	r->log_lost |= l->problem == FS_PROBLEM_LOG_DAMAGED;
 	r->super_lost |= l->problem == FS_PROBLEM_SUPER_SLOT;
 	r->snapshot_data += l->problem == FS_PROBLEM_DATA_BAD && !l->action && l->view && strcmp(l->view, "live");
 }
 
-/* A line about the file, or about a directory above it. */
+/* The list of losses has the file, or a directory above it. */
 static bool was_told(void *arg, const struct known_file *f)
 {
 	const struct run *r = arg;
@@ -160,6 +169,8 @@ static bool was_told(void *arg, const struct known_file *f)
 		const struct told *t = &r->told[i];
 		size_t len = t->path ? strlen(t->path) : 0;
 
+		if (!t->lost && f->size) /* an empty file without a name is deleted, and that is no loss */
+			continue;
 		if (t->ino && t->ino == f->ino)
 			return true;
 		if (len > 1 && strncmp(t->path + 1, f->path, len - 1) == 0 &&
@@ -438,6 +449,35 @@ static void cut_short(struct run *r)
 	note(r, ", cut short before operation %" PRIu64, end);
 }
 
+/* An allocation or a transfer fails once in a first repair, which may end with an error, or not. */
+static void fail_once(struct run *r)
+{
+	static const enum simdev_op ops[] = { SIMDEV_WRITE, SIMDEV_READ, SIMDEV_FLUSH };
+	struct simdev_fault fault = { .op = ops[rng_below(&r->rng, ARRAY_LEN(ops))], .times = 1 };
+	uint64_t k = 1 + rng_below(&r->rng, rng_chance(&r->rng, 1, 2) ? 60 : 2000);
+	struct fsck_result result = { 0 };
+	bool memory = rng_chance(&r->rng, 1, 2);
+	struct bdev *dev = simdev_bdev(r->disk);
+
+	fault.after = fault.op == SIMDEV_FLUSH ? k % 8 : k / 4;
+	note(r, ", failing %s %" PRIu64,
+	     memory		       ? "allocation"
+	     : fault.op == SIMDEV_READ ? "read"
+				       : "write",
+	     memory ? k : fault.after);
+	r->quiet = true;
+	if (memory)
+		failmem_start(k, FAILMEM_ONCE);
+	else
+		simdev_add_fault(r->disk, &fault);
+	counted.faults += mend(r, dev, &result) != 0;
+	if (memory)
+		(void)failmem_stop();
+	r->quiet = false;
+	bdev_close(dev);
+	simdev_clear_faults(r->disk);
+}
+
 static bool run_image(uint64_t seed, uint64_t number, const char *dir, bool verbose)
 {
 	struct run r = { .seed = seed, .number = number };
@@ -451,6 +491,8 @@ static bool run_image(uint64_t seed, uint64_t number, const char *dir, bool verb
 	before = simdev_freeze(r.disk);
 	if (number % 4 == 1)
 		cut_short(&r);
+	else if (number % 4 == 3)
+		fail_once(&r);
 	err = repair(&r);
 	if (err || verbose) {
 		print_message("# image %" PRIu64 ": %s%s\n", number, r.what, err ? "" : ": right");
@@ -481,8 +523,9 @@ static void print_counts(uint64_t failed)
 	const struct count *c = &counted;
 
 	print_message("# %" PRIu64 " images with %" PRIu64 " damaged blocks: %" PRIu64 " not harmed by it, %" PRIu64
-		      " salvaged, %" PRIu64 " undone, %" PRIu64 " cut short first, %" PRIu64 " failed\n",
-		      c->images, c->blocks, c->unharmed, c->salvaged, c->undone, c->cut, failed);
+		      " salvaged, %" PRIu64 " undone, %" PRIu64 " cut short first, %" PRIu64
+		      " with a fault first, %" PRIu64 " failed\n",
+		      c->images, c->blocks, c->unharmed, c->salvaged, c->undone, c->cut, c->faults, failed);
 	print_message("# %" PRIu64 " problems repaired, %" PRIu64 " with a loss\n", c->mended, c->lost);
 	print_message("# files: %" PRIu64 " intact (%" PRIu64 " of them in lost+found), %" PRIu64
 		      " with parts unreadable, %" PRIu64 " with less than they had, %" PRIu64 " gone, %" PRIu64

@@ -141,6 +141,17 @@ static void make_file(struct known *w, struct fskit *k, struct known_file *f, st
 	f->ino = (uint64_t)fskit_stat(k, f->path).st_ino;
 }
 
+static void fill_up(struct fskit *k)
+{
+	static uint8_t buf[BLOCK_SIZE];
+	int err = 0;
+
+	must(fskit_create(k, "full"));
+	for (uint64_t n = 0; !err; n++)
+		err = fskit_write(k, "full", buf, sizeof(buf), n * BLOCK_SIZE);
+	assert_int_equal(err, -ENOSPC);
+}
+
 #define PER_DIR 40u
 
 struct simdev *known_make(struct known *w, const struct known_options *o)
@@ -175,6 +186,8 @@ struct simdev *known_make(struct known *w, const struct known_options *o)
 		else if (f->late && i % 4 == 0)
 			must(fs_sync(k.fs)); /* a segment of its own */
 	}
+	if (o->full)
+		fill_up(&k);
 	must(fs_sync(k.fs));
 	if (o->killed)
 		fs_crash(k.fs);

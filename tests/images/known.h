@@ -35,6 +35,7 @@ struct known_options {
 	uint64_t blocks; /* of the disk; 0: 8192 */
 	bool copies;	 /* of nodes */
 	bool snapshot;	 /* "snap", taken when two thirds have been made */
+	bool full;	 /* a file named "full" takes all the room there is */
 	bool killed;	 /* the log holds what was made late; else it was unmounted */
 };
 

@@ -213,6 +213,26 @@ static void leaf_lost(struct image *m)
 	spoil(m, middle(m, 0)->addr);
 }
 
+/* A leaf that begins among the names of a directory, the inode of which stands in another. */
+static void names_lost(struct image *m)
+{
+	for (size_t i = 0; i < m->n_owners; i++) {
+		const struct image_owner *o = &m->owner[i];
+		uint8_t buf[BLOCK_SIZE];
+		struct disk_slot *slot = (struct disk_slot *)(buf + sizeof(struct disk_node));
+
+		if (o->kind != OWNER_NODE || o->level)
+			continue;
+		read_at(m, o->addr, buf, BLOCK_SIZE);
+		if ((le64_get(slot->obj) & 255) == FS_ITEM_DIRENT) {
+			spoil(m, o->addr);
+			return;
+		}
+	}
+	fprintf(stderr, "recipes: no leaf begins with a name\n");
+	exit(1);
+}
+
 static void leaf_copy_bad(struct image *m)
 {
 	spoil(m, middle(m, 0)->copy);
@@ -348,6 +368,10 @@ struct recipe {
 	{                                                                                                              \
 		.seed = 13, .snapshot = true                                                                           \
 	}
+#define FULL                                                                                                           \
+	{                                                                                                              \
+		.seed = 16, .full = true, .blocks = 4096                                                               \
+	}
 #define KILLED                                                                                                         \
 	{                                                                                                              \
 		.seed = 14, .killed = true                                                                             \
@@ -372,6 +396,7 @@ static const struct recipe recipes[] = {
 	{ "root-both-of-two", root_lost_twice, TWO },
 	{ "interior", interior_lost, LARGE },
 	{ "leaf", leaf_lost, ONE },
+	{ "leaf-of-names", names_lost, ONE },
 	{ "leaf-one-of-two", leaf_lost, TWO },
 	{ "leaf-other-of-two", leaf_copy_bad, TWO },
 	{ "leaf-both-of-two", leaf_lost_twice, TWO },
@@ -383,6 +408,7 @@ static const struct recipe recipes[] = {
 	{ "shared-count", shared_count, TWO },
 	{ "dead-list", dead_list, SNAPSHOT },
 	{ "item", item_not_valid, ONE },
+	{ "leaf-when-full", leaf_lost, FULL },
 	{ "log-hole", log_hole, KILLED },
 	{ "log-hole-and-leaf", log_hole_and_leaf, KILLED },
 	{ "data", data_bad, ONE },

@@ -27,39 +27,122 @@ static bool over(const struct crashmain *m, const struct crashmain_args *a)
 
 /* ---- names ---- */
 
-size_t crashmain_find(const char *what, const char *at, size_t len, crashmain_name *name, size_t n)
+static size_t count(const char *(*name)(size_t))
 {
-	for (size_t i = 0; i < n; i++)
+	size_t n = 0;
+
+	while (name(n))
+		n++;
+	return n;
+}
+
+static size_t find(const char *what, const char *(*name)(size_t), const char *at, size_t len)
+{
+	for (size_t i = 0; name(i); i++)
 		if (strlen(name(i)) == len && memcmp(name(i), at, len) == 0)
 			return i;
 	printf("no such %s: %.*s\n", what, (int)len, at);
 	exit(2);
 }
 
-const char *crashmain_split(const struct crashmain *m, const char *plan, const char **ret_second, size_t *ret_len)
+static size_t find_kind(const struct crashmain *m, const char *at, size_t len)
 {
-	const char *second = strchr(plan, ':'), *rest = second ? strchr(second + 1, ':') : NULL;
-
-	if (!rest) {
-		printf("a plan is %s\n", m->plans);
-		exit(2);
-	}
-	*ret_second = second + 1;
-	*ret_len = (size_t)(rest - second - 1);
-	return rest + 1;
+	for (size_t i = 0; m->kinds[i]; i++)
+		if (strlen(m->kinds[i]) == len && memcmp(m->kinds[i], at, len) == 0)
+			return i;
+	printf("a plan is random:SHAPE:SEED");
+	for (size_t i = 0; m->kinds[i]; i++)
+		printf(", %s:BASE:op,op,op", m->kinds[i]);
+	printf("\n");
+	exit(2);
 }
 
-size_t crashmain_list(const char *list, crashmain_name *name, size_t n, size_t seq[CRASHMAIN_SEQUENCE])
+int crashmain_named(const struct crashmain *m, const char *plan)
 {
-	size_t len = 0;
+	size_t len = strcspn(plan, ":"), middle = plan[len] ? strcspn(plan + len + 1, ":") : 0;
+	const char *second = plan + len + 1, *rest = second + middle + 1;
+	size_t seq[CRASHMAIN_SEQUENCE], n = 0;
+	bool random = len == 6 && memcmp(plan, "random", 6) == 0;
+	size_t kind;
 
-	while (*list && len < CRASHMAIN_SEQUENCE) {
-		size_t l = strcspn(list, ",");
+	if (!plan[len] || !second[middle])
+		len = 0; /* has no kind, and so is none */
+	if (len && random)
+		return m->random(NULL, find("shape", m->shape, second, middle), strtoull(rest, NULL, 0));
+	kind = find_kind(m, plan, len);
+	while (*rest && n < CRASHMAIN_SEQUENCE) {
+		size_t l = strcspn(rest, ",");
 
-		seq[len++] = crashmain_find("operation", list, l, name, n);
-		list += l + (list[l] == ',');
+		seq[n++] = find("operation", m->op, rest, l);
+		rest += l + (rest[l] == ',');
 	}
-	return len;
+	return m->sequence(NULL, find("state to begin with", m->base, second, middle), kind, seq, n);
+}
+
+/* ---- numbers ---- */
+
+static size_t starts(const struct crashmain *m)
+{
+	size_t kinds = 0;
+
+	while (m->kinds[kinds])
+		kinds++;
+	return m->bases * kinds;
+}
+
+/* All sequences of `len`, numbered: what they begin with and how they are tried first, then the operations. */
+static uint64_t sequences(const struct crashmain *m, unsigned len)
+{
+	uint64_t n = starts(m), ops = count(m->op);
+
+	while (len--)
+		n *= ops;
+	return n;
+}
+
+static int run_number(const struct crashmain *m, const struct crashmain_args *a, uint64_t number, unsigned len)
+{
+	size_t start = number % starts(m), ops = count(m->op), seq[CRASHMAIN_SEQUENCE];
+
+	number /= starts(m);
+	for (unsigned i = 0; i < len; i++) {
+		seq[i] = number % ops;
+		number /= ops;
+	}
+	return m->sequence(a, start % m->bases, start / m->bases, seq, len);
+}
+
+/* Sequences of three of the core, each tried in one way. */
+static uint64_t cores(const struct crashmain *m)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; m->core && m->op(i); i++)
+		n += m->core(i);
+	return n * n * n;
+}
+
+/* The nth operation of the core. */
+static size_t core_op(const struct crashmain *m, uint64_t nth)
+{
+	size_t i = 0;
+
+	for (;; i++)
+		if (m->core(i) && !nth--)
+			return i;
+}
+
+static int run_core(const struct crashmain *m, const struct crashmain_args *a, uint64_t number)
+{
+	size_t kinds = starts(m) / m->bases, seq[3];
+	size_t kind = rng_mix(a->seed, number) % kinds;
+	uint64_t n = 0;
+
+	for (size_t i = 0; m->op(i); i++)
+		n += m->core(i);
+	for (unsigned i = 3; i-- > 0; number /= n)
+		seq[i] = core_op(m, number % n);
+	return m->sequence(a, m->core_base, kind, seq, 3);
 }
 
 /* ---- all ---- */
@@ -97,9 +180,9 @@ static int report(const struct crashmain *m, const struct crashmain_args *a, int
 	       c->states, c->plans, c->idle, c->points, c->recoveries, c->went_on, c->slots, c->refused);
 	for (unsigned len = 0; a->exhaustive && len <= a->depth; len++)
 		printf("# sequences of %u: %" PRIu64 " of %" PRIu64 "\n", len, d->len[len],
-		       m->sequences(len) / a->shards);
+		       sequences(m, len) / a->shards);
 	if (d->cores)
-		printf("# sequences of 3 of the core: %" PRIu64 " of %" PRIu64 "\n", d->cores, m->cores() / a->shards);
+		printf("# sequences of 3 of the core: %" PRIu64 " of %" PRIu64 "\n", d->cores, cores(m) / a->shards);
 	printf("# random runs: %" PRIu64 "\n", d->randoms);
 	if (m->report && m->report(a))
 		bad = 1;
@@ -109,18 +192,17 @@ static int report(const struct crashmain *m, const struct crashmain_args *a, int
 	return bad;
 }
 
-/* The nth of this shard, in an order by seed: whatever ends it early, it has been everywhere. */
+/* The nth of all, in an order by seed: whatever ends it early, it has been everywhere. */
 static int run_nth(const struct crashmain *m, const struct crashmain_args *a, unsigned len, uint64_t nth)
 {
-	uint64_t total = m->sequences(len);
-	uint64_t number = (uint64_t)((unsigned __int128)nth * coprime(total, a->seed) % total);
+	uint64_t total = sequences(m, len);
 
-	return m->sequence(a, number, len);
+	return run_number(m, a, (uint64_t)((unsigned __int128)nth * coprime(total, a->seed) % total), len);
 }
 
 static int run_all(const struct crashmain *m, const struct crashmain_args *a)
 {
-	uint64_t total = m->sequences(3);
+	uint64_t total = sequences(m, 3);
 	struct done d = { 0 };
 	int err = 0;
 
@@ -128,20 +210,22 @@ static int run_all(const struct crashmain *m, const struct crashmain_args *a)
 	if (m->first && a->exhaustive && a->depth)
 		err = m->first(m, a);
 	for (unsigned len = 0; a->exhaustive && len <= a->depth && len <= 2; len++)
-		for (uint64_t i = a->shard; err >= 0 && i < m->sequences(len) && !(a->limited && over(m, a));
+		for (uint64_t i = a->shard; err >= 0 && i < sequences(m, len) && !(a->limited && over(m, a));
 		     i += a->shards, d.len[len]++)
 			err = run_nth(m, a, len, i);
-	if (m->cores && a->exhaustive && a->depth > 2)
-		for (uint64_t i = a->shard; err >= 0 && i < m->cores() && !(a->limited && over(m, a));
+	if (a->exhaustive && a->depth > 2)
+		for (uint64_t i = a->shard; err >= 0 && i < cores(m) && !(a->limited && over(m, a));
 		     i += a->shards, d.cores++)
-			err = m->core(a, i);
+			err = run_core(m, a, i);
 	while (err >= 0 && !over(m, a)) {
 		bool more = a->exhaustive && a->depth > 2 && a->shard + d.len[3] * a->shards < total;
 
 		if (!more && (!a->random || (a->all && d.randoms)))
 			break;
 		if (a->random && (!more || d.randoms * 40 <= d.len[3])) {
-			err = m->random(a, d.randoms++);
+			uint64_t k = d.randoms++ * a->shards + a->shard;
+
+			err = m->random(a, k % count(m->shape), rng_mix(a->seed, k) >> 32);
 		} else {
 			err = run_nth(m, a, 3, a->shard + d.len[3]++ * a->shards);
 		}
@@ -155,9 +239,8 @@ static void usage(const struct crashmain *m)
 {
 	printf("options: --seed N --states N --seconds N --shard I/N --depth 0..3 --exhaustive | --random%s\n"
 	       "         --plan NAME [--replay PATH]\n"
-	       "A plan is %s.\n"
 	       "ARBOR_SEED and ARBOR_CRASH_SECONDS in the environment set the defaults.\n",
-	       m->can_all ? " --all" : "", m->plans);
+	       m->can_all ? " --all" : "");
 	exit(2);
 }
 
@@ -258,7 +341,7 @@ int crashmain(const struct crashmain *m, int argc, char **argv)
 	printf("# seed %" PRIu64 "\n", a.seed);
 	m->begin();
 	if (a.plan) {
-		err = m->named(m, a.plan);
+		err = crashmain_named(m, a.plan);
 		printf("# result %d, %" PRIu64 " states\n", err, m->crash->states);
 		err = err < 0;
 	} else {

@@ -19,36 +19,35 @@ struct crashmain_args {
 	const char *plan, *replay;
 };
 
-/* All results are crash_plan's. */
+/* All results are crash_plan's. Names: of what is numbered, NULL behind the last. */
 struct crashmain {
 	const char *promise; /* the test's name */
-	const char *plans;   /* how plans are named */
 	struct crash *crash;
 	uint64_t states; /* of one shard, unless told otherwise */
 	bool can_all;	 /* there is an --all */
 	void (*begin)(void);
 	void (*end)(void);
-	int (*first)(const struct crashmain *,
-		     const struct crashmain_args *); /* other plans, before the sequences; NULL: none */
-	uint64_t (*sequences)(unsigned len);	     /* how many there are */
-	int (*sequence)(const struct crashmain_args *, uint64_t number, unsigned len);
-	uint64_t (*cores)(void); /* sequences of three that are always tried, numbered by themselves; NULL: none */
-	int (*core)(const struct crashmain_args *, uint64_t number);
-	int (*random)(const struct crashmain_args *, uint64_t nth); /* the nth of this shard */
-	int (*named)(const struct crashmain *, const char *plan);
-	/* Prints more; what must not be is told by a result that is not 0. */
+	int (*first)(const struct crashmain *, const struct crashmain_args *); /* before the sequences; NULL: none */
+
+	const char *(*op)(size_t i);
+	const char *(*base)(size_t i); /* what a sequence begins with */
+	size_t bases;		       /* of them, the first so many are for every sequence */
+	const char *const *kinds;      /* the ways in which a sequence is tried */
+	bool (*core)(size_t op);       /* all sequences of three of these are always tried; NULL: none */
+	size_t core_base;
+	/* args NULL: one that was asked for by name. */
+	int (*sequence)(const struct crashmain_args *, size_t base, size_t kind, const size_t *ops, size_t len);
+
+	const char *(*shape)(size_t i); /* of random runs */
+	int (*random)(const struct crashmain_args *, size_t shape, uint64_t seed);
+
+	/* Prints more; what must not be is told by a result that is not 0. NULL: nothing. */
 	int (*report)(const struct crashmain_args *);
 };
 
 int crashmain(const struct crashmain *, int argc, char **argv);
-
-/* For named; they exit with a message where something is not there. */
-typedef const char *crashmain_name(size_t i);
-size_t crashmain_find(const char *what, const char *at, size_t len, crashmain_name *name, size_t n);
-/* Takes "kind:second:rest" apart: *ret_second has *ret_len bytes. Returns the rest. */
-const char *crashmain_split(const struct crashmain *, const char *plan, const char **ret_second, size_t *ret_len);
-#define CRASHMAIN_SEQUENCE 8u
-/* Fills seq with the operations that `list` names, "op,op,op"; how many. */
-size_t crashmain_list(const char *list, crashmain_name *name, size_t n, size_t seq[CRASHMAIN_SEQUENCE]);
+/* The plan "KIND:BASE:op,op,op" or "random:SHAPE:SEED". Exits with a message where something of it is not there. */
+int crashmain_named(const struct crashmain *, const char *plan);
+#define CRASHMAIN_SEQUENCE 8u /* operations at the most */
 
 #endif

@@ -10,17 +10,22 @@ static atomic_uint_fast64_t failed;
 static atomic_uint_fast64_t fail_at; /* 0: never */
 static atomic_int fail_mode;
 
-static bool allow(void *arg, size_t bytes)
+bool failmem_allow(void)
 {
 	uint64_t n = atomic_fetch_add(&asked, 1) + 1;
 	uint64_t at = atomic_load(&fail_at);
 
-	(void)arg;
-	(void)bytes;
 	if (at == 0 || n < at || (n > at && atomic_load(&fail_mode) == FAILMEM_ONCE))
 		return true;
 	atomic_fetch_add(&failed, 1);
 	return false;
+}
+
+static bool allow(void *arg, size_t bytes)
+{
+	(void)arg;
+	(void)bytes;
+	return failmem_allow();
 }
 
 void failmem_start(uint64_t k, enum failmem_mode mode)

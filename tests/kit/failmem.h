@@ -28,6 +28,7 @@ void failmem_start(uint64_t k, enum failmem_mode);
 bool failmem_stop(void);       /* whether one was made to fail since start */
 uint64_t failmem_count(void);  /* allocations asked for since start */
 
+bool failmem_allow(void); /* asks, as an allocation through mem.h does */
 void failmem_arm(uint64_t k, enum failmem_mode); /* the k-th from now on; 0: none */
 uint64_t failmem_failed(void);			  /* how many were made to fail since start, or since it was armed */
 

@@ -13,8 +13,8 @@ What must hold (contract G and H):
   - then, without faults: fsck finds nothing, and what an fsync had acknowledged is there. That, too, if the power goes at the
     end: what the device was told is taken from the trace, with what a failed flush should have covered lost
 
-The n-th operation is chosen by chance, n as far as a round without a fault has got; --all goes through all n. --fault "memory 44
-0" is one of those that the program prints, again and again.
+The n-th operation is chosen by chance, n as far as a round without a fault has got; --all goes through all n, or
+a thousand where there are more. --fault "memory 44 0" is one of those that the program prints, again and again.
 """
 
 import argparse
@@ -37,6 +37,7 @@ SLOWER = int(os.environ.get("SLOWER", "1"))
 ANSWER_SECONDS = 40 * SLOWER  # longer than this, and a request counts as never answered
 OPTIONS = "commit=0.2,cache_size=4M"
 OLD_FILES = 30
+ALL = 1000  # as many of a kind are all
 # What an operation may say that met a fault, or what a fault has left.
 FAULTS = {errno.EIO, errno.EROFS, errno.ENOSPC, errno.ENOMEM, errno.ETIMEDOUT}
 
@@ -497,7 +498,9 @@ class Rounds:
         while self.args.fault:
             yield Fault.parse(self.args.fault)
         if self.args.all:
-            yield from (one(kind, n) for kind in kinds for n in range(1, counts[kind] + 1))
+            for kind in kinds:
+                step = max(1, counts[kind] // ALL)
+                yield from (one(kind, n) for n in range(1 + self.rng.randrange(step), counts[kind] + 1, step))
             return
         while True:
             # Early ones more often: what comes first is of more kinds.

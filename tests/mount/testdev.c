@@ -12,7 +12,7 @@
  *	fail KIND N ERRNO TIMES EFFECT	the N-th operation from now on, and TIMES in all (0: every one from then on). KIND: read,
  *					write, flush, discard. ERRNO: EIO, ENOSPC, ETIMEDOUT. EFFECT of a write: none, torn, done
  *	delay KIND MS			each of this kind takes so much longer
- *	memory N TIMES			the N-th allocation of the daemon from now on fails; TIMES 1 or 0
+ *	memory N TIMES			the N-th allocation of the daemon, libfuse's too, from now on fails; TIMES 1 or 0
  *	clear				no more of all that
  *	counts				reads, writes, flushes, discards, allocations so far, and how many of each were made to fail
  *
@@ -102,6 +102,24 @@ static void *must(void *p)
 		abort();
 	}
 	return p;
+}
+
+/* ---- allocations past mem.h, which are libfuse's ---- */
+
+/* The linker has every call in the program go here (--wrap). What comes through mem.h is asked about twice, which does not matter. */
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t n, size_t each);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t n, size_t each);
+
+void *__wrap_malloc(size_t bytes)
+{
+	return failmem_allow() ? __real_malloc(bytes) : NULL;
+}
+
+void *__wrap_calloc(size_t n, size_t each)
+{
+	return failmem_allow() ? __real_calloc(n, each) : NULL;
 }
 
 /* ---- the trace ---- */
@@ -287,7 +305,7 @@ static bool submit_one(struct testdev *t, struct bio *orig)
 		bio_complete(orig, err);
 		return true;
 	}
-	s = must(calloc(1, sizeof(*s)));
+	s = must(__real_calloc(1, sizeof(*s)));
 	*s = (struct shadow){ .t = t, .orig = orig, .id = id };
 	s->bio = (struct bio){ .op = orig->op,
 			       .addr = orig->addr,
@@ -583,7 +601,7 @@ int device_open(const char *path, const struct bdev_file_options *opt, struct bd
 {
 	const char *trace_path = getenv("ARBOR_TESTDEV_TRACE"), *socket_path = getenv("ARBOR_TESTDEV_SOCKET");
 	const char *first = getenv("ARBOR_TESTDEV_FIRST");
-	struct testdev *t = must(calloc(1, sizeof(*t)));
+	struct testdev *t = must(__real_calloc(1, sizeof(*t)));
 	int err;
 
 	tell_of_death();

@@ -49,7 +49,7 @@ static void a_power_cut_before_any_write_does_no_harm(void **state)
 	unsigned states = 0;
 
 	rebuildkit_init(&f, *state);
-	for (uint64_t seed = 1; seed <= 6; seed++) {
+	for (uint64_t seed = 1; seed <= 4; seed++) {
 		struct simdev *base = damaged(&f, seed), *disk;
 		struct simdev_image *image = simdev_freeze(base);
 		struct outcome o = { 0 };
@@ -86,7 +86,7 @@ static void a_power_cut_before_any_write_does_no_harm(void **state)
 		simdev_free(base);
 	}
 	printf("# %s: %u states\n", f.shape->name, states);
-	assert_true(states > 100);
+	assert_true(states > 50);
 	rebuildkit_release(&f);
 }
 
@@ -362,7 +362,7 @@ static void superblocks_that_verify_and_are_wrong(void **state)
 
 	rng_seed_env(&rng, SEED);
 	rebuildkit_init(&f, *state);
-	for (unsigned round = 0; round < 1500; round++) {
+	for (unsigned round = 0; round < 500; round++) {
 		struct simdev *disk = simdev_clone(f.disk);
 		unsigned from = (unsigned)rng_range(&rng, 20, 423);
 		uint8_t bit = (uint8_t)(1u << rng_below(&rng, 8));
@@ -390,7 +390,7 @@ static void superblocks_that_verify_and_are_wrong(void **state)
 		simdev_free(disk);
 	}
 	printf("# %u refused, %u not\n", refused, whole);
-	assert_true(refused > 50 && whole > 50);
+	assert_true(refused > 20 && whole > 20);
 	rebuildkit_release(&f);
 }
 

@@ -20,7 +20,8 @@
 struct told {
 	unsigned asked, done, lost;
 	bool answer;
-	char text[200]; /* the first action */
+	struct rng *chance; /* not NULL: the answer is its */
+	char text[200];	    /* the first action */
 };
 
 struct fix {
@@ -37,7 +38,7 @@ static bool on_ask(void *arg, const struct fs_problem_report *p, const char *act
 	assert_int_not_equal(fs_problem_answer(p->problem), FS_ANSWER_REPORT);
 	if (!t->asked++)
 		snprintf(t->text, sizeof(t->text), "%s", action);
-	return t->answer;
+	return t->chance ? rng_chance(t->chance, 1, 2) : t->answer;
 }
 
 static void on_done(void *arg, const struct fs_problem_report *p, const char *action, bool lost)
@@ -57,7 +58,7 @@ static void print_left(void *arg, const struct fs_problem_report *p)
 		      p->path ? p->path : "-", p->text);
 }
 
-static int repair(struct fix *x, bool answer, bool quiet)
+static int repair_by(struct fix *x, bool answer, struct rng *chance, bool quiet)
 {
 	struct fs_repair_options o = {
 		.check = { .data = true, .threads = 1, .report = quiet ? NULL : print_left },
@@ -66,8 +67,13 @@ static int repair(struct fix *x, bool answer, bool quiet)
 		.arg = &x->told,
 	};
 
-	x->told = (struct told){ .answer = answer };
+	x->told = (struct told){ .answer = answer, .chance = chance };
 	return fs_repair(x->f.k.fs, &o, &x->result);
+}
+
+static int repair(struct fix *x, bool answer, bool quiet)
+{
+	return repair_by(x, answer, NULL, quiet);
 }
 
 /* Mounted as fsck does, or as everybody. */
@@ -234,45 +240,49 @@ static void row_is_left_alone(void **state)
 }
 
 /* The power fails at each of the repair's writes: what is there then mounts, for a repair, and that has it clean. */
-static void row_crashes(void **state)
+static void crash_everywhere(struct fix *x, uint64_t limit)
 {
-	const struct checkrow *row = *state;
-	uint64_t first, last, states = 0;
+	uint64_t first = simdev_ops(x->f.k.disk), last, states = 0;
 	struct simdev *run;
-	struct fix x;
 
-	damage(&x, row);
-	first = simdev_ops(x.f.k.disk);
-	assert_int_equal(repair(&x, true, false), 0);
-	assert_int_equal(store_checkpoint(fs_store(x.f.k.fs)), 0);
-	batch_close(x.f.b);
-	fs_crash(x.f.k.fs);
-	run = x.f.k.disk;
+	assert_int_equal(repair(x, true, false), 0);
+	assert_int_equal(store_checkpoint(fs_store(x->f.k.fs)), 0);
+	batch_close(x->f.b);
+	fs_crash(x->f.k.fs);
+	run = x->f.k.disk;
 	last = simdev_ops(run);
 	for (uint64_t n = first; n <= last; n++) {
 		struct simdev_crash c;
 
-		simdev_crash_begin(&c, run, n, 3, n);
-		while ((x.f.k.disk = simdev_crash_next(&c))) {
+		simdev_crash_begin(&c, run, n, limit, n);
+		while ((x->f.k.disk = simdev_crash_next(&c))) {
 			int err;
 
-			x.f.k.opt.repair = true;
-			fskit_mount(&x.f.k);
-			err = repair(&x, true, false);
+			x->f.k.opt.repair = true;
+			fskit_mount(&x->f.k);
+			err = repair(x, true, false);
 			if (err) {
 				print_message("# crash at %llu\n", (unsigned long long)n);
 				simdev_crash_print(&c);
-				print_on_failure(&x, err);
+				print_on_failure(x, err);
 			}
 			assert_int_equal(err, 0);
-			fs_crash(x.f.k.fs);
-			simdev_free(x.f.k.disk);
+			fs_crash(x->f.k.fs);
+			simdev_free(x->f.k.disk);
 			states++;
 		}
 		simdev_crash_end(&c);
 	}
 	assert_true(states >= last - first);
 	simdev_free(run);
+}
+
+static void row_crashes(void **state)
+{
+	struct fix x;
+
+	damage(&x, *state);
+	crash_everywhere(&x, 3);
 }
 
 /* ---- more than one ---- */
@@ -494,14 +504,34 @@ static void random_items_are_mended(void **state)
 	assert_true(mended > 100);
 }
 
-/* Each answer by chance: it ends, and what was refused is what is left. */
-static void random_answers_are_taken(void **state)
+static void random_repairs_may_be_cut_short(void **state)
 {
 	struct rng r;
 
 	(void)state;
+	rng_seed_env(&r, 3);
+	for (unsigned round = 0; round < 6; round++) {
+		struct fix x;
+
+		checkkit_init(&x.f, 0);
+		for (unsigned n = 0; n < 20; n++)
+			ck_random_item(&x.f, &r);
+		ck_commit(&x.f);
+		remount(&x, true);
+		storekit_quiet();
+		crash_everywhere(&x, 4);
+	}
+}
+
+/* Each answer by chance: it ends, and what was refused can be mended later. */
+static void random_answers_are_taken(void **state)
+{
+	uint64_t refused = 0;
+	struct rng r;
+
+	(void)state;
 	rng_seed_env(&r, 2);
-	for (unsigned round = 0; round < 10; round++) {
+	for (unsigned round = 0; round < 20; round++) {
 		struct fix x;
 		int err;
 
@@ -511,12 +541,18 @@ static void random_answers_are_taken(void **state)
 		ck_commit(&x.f);
 		remount(&x, true);
 		storekit_quiet();
-		repair(&x, round % 2, true);
+		err = repair_by(&x, true, &r, true);
+		assert_true(!err || err == -EUCLEAN);
+		/* (What was agreed to may need something that was not.) */
+		assert_true(x.told.asked >= x.result.mended + x.result.refused);
+		refused += x.result.refused;
+		assert_true(x.result.left || !err);
 		err = repair(&x, true, false);
 		print_on_failure(&x, err);
 		assert_int_equal(err, 0);
 		checkkit_release(&x.f);
 	}
+	assert_true(refused > 50);
 }
 
 int main(void)
@@ -529,6 +565,7 @@ int main(void)
 		cmocka_unit_test(a_read_only_filesystem_is_not_repaired),
 		cmocka_unit_test(any_allocation_may_fail),
 		cmocka_unit_test(random_items_are_mended),
+		cmocka_unit_test(random_repairs_may_be_cut_short),
 		cmocka_unit_test(random_answers_are_taken),
 	};
 	static char names[3][CHECKROWS_MAX][80];

@@ -238,7 +238,8 @@ static void an_image_that_lies_becomes_a_whole_store(void **state)
 	unsigned images = 0, refused = 0;
 
 	(void)state;
-	for (uint64_t seed = 1; seed <= 6; seed++) {
+	/* The last one: the log refers to blocks whose item is lost. */
+	for (uint64_t seed = 1; seed; seed = seed < 6 ? seed + 1 : seed == 6 ? 39 : 0) {
 		static uint64_t nodes[SALVAGEKIT_BLOCKS];
 		struct salvagekit f;
 		unsigned n;

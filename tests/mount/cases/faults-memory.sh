@@ -5,4 +5,4 @@
 # time: 90 3600
 
 touch "$SCRATCH/no-fsck"
-python3 "$TOP/tests/mount/faults.py" memory --seconds "$((15 * SLOWER))" $(short_or_long "" --all)
+python3 "$TOP/tests/mount/faults.py" memory --seconds 10 $(short_or_long "" --all)

@@ -5,4 +5,4 @@
 # time: 90 3600
 
 touch "$SCRATCH/no-fsck"
-python3 "$TOP/tests/mount/faults.py" mount --seconds "$((10 * SLOWER))" $(short_or_long "" --all)
+python3 "$TOP/tests/mount/faults.py" mount --seconds 6 $(short_or_long "" --all)

@@ -6,4 +6,4 @@
 # time: 90 3600
 
 touch "$SCRATCH/no-fsck"
-python3 "$TOP/tests/mount/faults.py" work --seconds "$((15 * SLOWER))" $(short_or_long "" --all)
+python3 "$TOP/tests/mount/faults.py" work --seconds 12 $(short_or_long "" --all)

@@ -1,9 +1,8 @@
-# Power cuts under git: each commit that was synced is there, and git fsck finds nothing. Freed blocks are discarded.
+# Power cuts under git: each commit that was synced is there, and git fsck finds nothing.
 # only: arbor
 # mount: no
 # needs: python3 git
-# options: discard
-# time: 60 900
+# time: 90 900
 
 . "$TOP/tests/mount/powercut.sh"
 acked="python3 $TOP/tests/mount/acked.py"
@@ -17,4 +16,4 @@ git -C "$MNT/repo" commit -q --allow-empty -m first
 client git repo $acked git run "$MNT/repo" "$SCRATCH/repo.git.log"
 client order mail $acked order run "$MNT/mail" "$SEED" "$SCRATCH/mail.order.log"
 work "$(short_or_long 4 15)"
-replay "$(short_or_long 10 300)"
+replay "$(short_or_long 8 300)"

@@ -3,7 +3,7 @@
 # only: arbor
 # mount: no
 # needs: python3
-# time: 60 900
+# time: 90 900
 
 . "$TOP/tests/mount/powercut.sh"
 acked="python3 $TOP/tests/mount/acked.py"
@@ -11,4 +11,4 @@ record
 mkdir "$MNT/mail"
 client order mail $acked order run "$MNT/mail" "$SEED" "$SCRATCH/mail.order.log"
 work "$(short_or_long 3 15)"
-replay "$(short_or_long 10 300)"
+replay "$(short_or_long 8 300)"

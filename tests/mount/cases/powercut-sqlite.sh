@@ -2,7 +2,7 @@
 # only: arbor
 # mount: no
 # needs: python3
-# time: 60 900
+# time: 90 900
 
 . "$TOP/tests/mount/powercut.sh"
 acked="python3 $TOP/tests/mount/acked.py"
@@ -12,4 +12,4 @@ client sqlite delete/rows.db $acked sqlite run "$MNT/delete/rows.db" "$SCRATCH/d
 client sqlite wal/rows.db $acked sqlite run "$MNT/wal/rows.db" "$SCRATCH/wal.sqlite.log" wal
 client order mail $acked order run "$MNT/mail" "$SEED" "$SCRATCH/mail.order.log"
 work "$(short_or_long 3 15)"
-replay "$(short_or_long 10 300)"
+replay "$(short_or_long 8 300)"

@@ -70,8 +70,8 @@ scrub 0
 grep -q "^scrub done: .*nodes" "$SCRATCH/said" || fail "no summary: $(cat "$SCRATCH/said")"
 grep -q "nothing bad" "$SCRATCH/said" || fail "it found something: $(cat "$SCRATCH/said")"
 arbor status "$MNT" | grep -q "scrub *done" || fail "the status does not show it"
-same "state in the status" "$(arbor status --json "$MNT" | python3 -c 'import json, sys; print(json.load(sys.stdin)["scrub"]["state"])')" done
-same "state in the file" "$(python3 -c 'import json, sys; print(json.load(sys.stdin)["state"])' <"$MNT/.arbor/scrub")" done
+same "state in the status" "$(arbor status --json "$MNT" | python3 -c 'import json, sys; print(json.load(sys.stdin)["scrub"]["state"])')" "done"
+same "state in the file" "$(python3 -c 'import json, sys; print(json.load(sys.stdin)["state"])' <"$MNT/.arbor/scrub")" "done"
 
 # The file itself: who may use it, and what it takes.
 same "its mode" "$(stat -c %a "$MNT/.arbor/scrub")" 600

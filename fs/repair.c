@@ -248,6 +248,16 @@ void edit_end(struct edit *e)
 	op_end(&e->op);
 }
 
+int edit_finish(struct edit *e, int err, const struct repair_report *p, bool lost)
+{
+	if (!err)
+		err = edit_commit(e);
+	if (!err)
+		repair_done(e->r, p, lost);
+	edit_end(e);
+	return err;
+}
+
 /* ---- a round ---- */
 
 struct step {
@@ -337,13 +347,6 @@ static bool wants_names(enum fs_problem p)
 	       p == FS_PROBLEM_DIR_LOOP || p == FS_PROBLEM_DIR_TWICE;
 }
 
-static int ino_cmp(const void *pa, const void *pb)
-{
-	uint64_t a = *(const uint64_t *)pa, b = *(const uint64_t *)pb;
-
-	return a < b ? -1 : a > b;
-}
-
 static int find_names(struct repair *r)
 {
 	uint64_t *inos = mem_zalloc_array(r->n_reports + 1, sizeof(*inos));
@@ -355,7 +358,7 @@ static int find_names(struct repair *r)
 	for (size_t i = 0; i < r->n_reports; i++)
 		if (r->reports[i].live && wants_names(r->reports[i].problem))
 			inos[n++] = r->reports[i].ino;
-	qsort(inos, n, sizeof(*inos), ino_cmp);
+	qsort(inos, n, sizeof(*inos), repair_ino_cmp);
 	err = repair_find_names(r, inos, n);
 	mem_free(inos);
 	return err;

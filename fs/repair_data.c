@@ -263,10 +263,5 @@ int mend_data_bad(struct repair *r, const struct repair_report *p)
 		err = edit_inode(&e, p->ino, &in);
 	if (!err)
 		err = extent_replace(&e.op, in, piece.from, to, &piece, 1);
-	if (!err)
-		err = edit_commit(&e);
-	if (!err)
-		repair_done(r, p, true);
-	edit_end(&e);
-	return err;
+	return edit_finish(&e, err, p, true);
 }

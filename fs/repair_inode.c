@@ -218,12 +218,7 @@ int mend_no_root(struct repair *r, const struct repair_report *p)
 		else
 			err = edit_make(&e, &in, &root);
 	}
-	if (!err)
-		err = edit_commit(&e);
-	if (!err)
-		repair_done(r, p, !f.inode); /* owner, mode, and whether there were more names */
-	edit_end(&e);
-	return err;
+	return edit_finish(&e, err, p, !f.inode); /* owner, mode, and whether there were more names */
 }
 
 /* ---- fields ---- */

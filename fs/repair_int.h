@@ -84,7 +84,9 @@ int edit_make(struct edit *, const struct inode *, struct inode **ret);
 /* All its items go with the batch; there are few. */
 int edit_remove(struct edit *, uint64_t ino);
 int edit_commit(struct edit *); /* empty again afterwards */
-void edit_end(struct edit *);	/* accepts one that failed to begin */
+/* How most mends end: without an error so far it commits, and what the report tells is done. Ends it; the first error. */
+int edit_finish(struct edit *, int err, const struct repair_report *, bool lost);
+void edit_end(struct edit *); /* accepts one that failed to begin */
 
 static inline bool repair_is_damage(int err)
 {
@@ -96,7 +98,7 @@ static inline bool repair_is_damage(int err)
 /* What an inode has, from one look at its items. */
 struct repair_facts {
 	bool inode, xattrs;
-	uint64_t items;	 /* all but the inode itself */
+	uint64_t items; /* all but the inode itself */
 	uint64_t names, subdirs;
 	uint64_t data, claims, lost; /* extents of each kind */
 	uint64_t blocks;	     /* of all of them */
@@ -127,6 +129,7 @@ int mend_orphan_bad(struct repair *, const struct repair_report *);
 
 /* ---- repair_names.c ---- */
 
+int repair_ino_cmp(const void *, const void *); /* of uint64_t, for qsort */
 /* All names, wherever, of the inodes (sorted), into r->names. */
 int repair_find_names(struct repair *, const uint64_t *inos, size_t n);
 /* Those of one inode. */

@@ -37,7 +37,7 @@ static int name_cmp(const void *pa, const void *pb)
 	return a->off < b->off ? -1 : a->off > b->off;
 }
 
-static int ino_cmp(const void *pa, const void *pb)
+int repair_ino_cmp(const void *pa, const void *pb)
 {
 	uint64_t a = *(const uint64_t *)pa, b = *(const uint64_t *)pb;
 
@@ -65,7 +65,7 @@ int repair_find_names(struct repair *r, const uint64_t *inos, size_t n)
 		} else if (!err && key_type(key) == FS_ITEM_DIRENT) {
 			uint64_t ino = le64_get(((const struct disk_dirent *)val)->ino);
 
-			if (!bsearch(&ino, inos, n, sizeof(ino), ino_cmp))
+			if (!bsearch(&ino, inos, n, sizeof(ino), repair_ino_cmp))
 				continue;
 			err = mem_grow((void **)&r->names, &r->cap_names, r->n_names + 1, sizeof(*r->names));
 			if (!err)
@@ -331,12 +331,7 @@ int mend_no_name(struct repair *r, const struct repair_report *p)
 		i->nlink = S_ISDIR(i->mode) ? 2 + (uint32_t)f.subdirs : 1;
 		err = edit_attach(&e, lost_found, i);
 	}
-	if (!err)
-		err = edit_commit(&e);
-	if (!err)
-		repair_done(r, p, false);
-	edit_end(&e);
-	return err;
+	return edit_finish(&e, err, p, false);
 }
 
 /* ---- names that go ---- */
@@ -360,12 +355,7 @@ int mend_name_no_inode(struct repair *r, const struct repair_report *p)
 	err = edit_begin(r, &e);
 	if (!err)
 		err = delete_name(&e, p->ino, p->where, &d.d);
-	if (!err)
-		err = edit_commit(&e);
-	if (!err)
-		repair_done(r, p, true);
-	edit_end(&e);
-	return err;
+	return edit_finish(&e, err, p, true);
 }
 
 int repair_remove_named(struct repair *r, uint64_t ino)
@@ -427,12 +417,7 @@ int mend_name_type(struct repair *r, const struct repair_report *p)
 	if (!err)
 		err = dir_put(e.op.batch, key_make(p->ino, FS_ITEM_DIRENT, p->where), (const char *)d.d.name, len,
 			      in.ino, type);
-	if (!err)
-		err = edit_commit(&e);
-	if (!err)
-		repair_done(r, p, false);
-	edit_end(&e);
-	return err;
+	return edit_finish(&e, err, p, false);
 }
 
 /* To where it belongs, under another name (suffix) if that is taken. */
@@ -476,12 +461,7 @@ static int delete_twin(struct repair *r, const struct repair_report *p, const un
 		err = edit_inode(&e, le64_get(d->d.ino), &in);
 	if (!err && !S_ISDIR(in->mode))
 		in->nlink -= in->nlink > 1;
-	if (!err || err == -ESTALE)
-		err = edit_commit(&e);
-	if (!err)
-		repair_done(r, p, false);
-	edit_end(&e);
-	return err;
+	return edit_finish(&e, err == -ESTALE ? 0 : err, p, false);
 }
 
 /* Another item with the same name under the name's own hash. -ENOENT. */
@@ -635,10 +615,6 @@ int mend_dir_loop(struct repair *r, const struct repair_report *p)
 		err = edit_attach(&e, lost_found, in);
 	else if (!err)
 		in->parent = names[other].dir;
-	if (!err)
-		err = edit_commit(&e);
-	if (!err)
-		repair_done(r, p, false);
-	edit_end(&e);
+	err = edit_finish(&e, err, p, false);
 	return err == -ESTALE ? 0 : err;
 }

@@ -145,6 +145,8 @@ static int on_item(void *arg, struct key key, const void *val, size_t len)
 	if (!c->system && key_ino(key) == KEY_INO_MAX && key_type(key) == RECORD_SHARED) {
 		const struct disk_shared *d = val;
 
+		if (!le64_get(d->birth) || le64_get(d->birth) > c->gen)
+			problem(c, "shared count", key.off, "birth, not in its view", le64_get(d->birth), c->gen);
 		if (mem_grow((void **)&c->shared, &c->cap_shared, c->n_shared + 1, sizeof(*c->shared)))
 			return -ENOMEM;
 		c->shared[c->n_shared++] =

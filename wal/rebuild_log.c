@@ -221,6 +221,7 @@ struct reader {
 	struct rebuild *r;
 	const struct batch_record *rec;
 	uint64_t lsn, done;
+	uint64_t gen; /* of the last record: they do not go backwards */
 	bool stopped; /* at a record that cannot be; said so */
 	int err;      /* of memory or device: ends everything */
 	struct key *refused;
@@ -357,6 +358,7 @@ static int lay(void *arg, const struct change *c)
 	}
 	rebuild_found(r, REBUILD_ITEM, rebuild_live(r), "record %" PRIu64 ": the value of inode %" PRIu64 " type %u offset %" PRIu64,
 		      rd->lsn, key_ino(c->key), key_type(c->key), c->key.off);
+	rebuild_live(r)->damaged = true; /* recovery cannot apply the record: live is built with what was laid over it */
 	err = hide(r, c->key, key_next(c->key));
 	if (!err)
 		err = mem_grow((void **)&rd->refused, &rd->cap_refused, rd->n_refused + 1, sizeof(*rd->refused));
@@ -413,6 +415,9 @@ static int on_record(void *arg, uint64_t lsn, const struct log_pos *at, const vo
 	rd->rec = &rec;
 	if (batch_record_read(bytes, len, &rec))
 		return stop(rd, "it is malformed");
+	if (rec.gen < rd->gen || rec.gen >> GEN_EPOCH_SHIFT > r->super.mount_epoch)
+		return stop(rd, "its generation");
+	rd->gen = rec.gen;
 	err = note_ranges(rd);
 	if (!err && rec.outside)
 		err = read_body(rd, &body);

@@ -378,8 +378,8 @@ static void check_inodes(struct rig *r)
 	must(r, "counting inodes", fs_check(r->w.fs, &o, &found));
 	must(r, "statfs", fs_statfs(r->w.fs, &st));
 	if (st.f_files - st.f_ffree != found.inodes) {
-		printf("# %" PRIu64 " inodes are counted, there are %" PRIu64 "\n",
-		       (uint64_t)(st.f_files - st.f_ffree), found.inodes);
+		printf("# %" PRIu64 " inodes are counted, there are %" PRIu64 "\n", (uint64_t)(st.f_files - st.f_ffree),
+		       found.inodes);
 		fail_rig(r, "the number of inodes is wrong", -EUCLEAN);
 	}
 }

@@ -12,9 +12,9 @@
 #include "tests/fuzz/image.h"
 #include "tests/fuzz/quiet.h"
 
-#define KILL 1u	    /* in the script's flags: ends by a kill */
-#define NO_LOOK 2u  /* changes right away, with nothing in memory */
-#define VIEWS 4u    /* goes back to a snapshot in between */
+#define KILL 1u	     /* in the script's flags: ends by a kill */
+#define NO_LOOK 2u   /* changes right away, with nothing in memory */
+#define VIEWS 4u     /* goes back to a snapshot in between */
 #define READ_ONLY 8u /* mounted read-only first */
 
 static void end(struct image_work *w, bool kill)

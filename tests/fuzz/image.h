@@ -60,36 +60,36 @@ static_assert(sizeof(struct image_change) == 16, "image_change");
 /* ---- places ---- */
 
 /* The structure a place is part of. */
-#define IMAGE_GROUPS(X)                                                                                               \
-	X(SUPER)                                                                                                      \
-	X(NODE)                                                                                                       \
-	X(SLOT)                                                                                                       \
-	X(REF)                                                                                                        \
-	X(INODE)                                                                                                      \
-	X(XATTR)                                                                                                      \
-	X(DIRENT)                                                                                                     \
-	X(INLINE)                                                                                                     \
-	X(EXTENT)                                                                                                     \
-	X(ORPHAN)                                                                                                     \
-	X(VOLUME)                                                                                                     \
-	X(SHARED)                                                                                                     \
-	X(SYSTEM)                                                                                                     \
-	X(SPACE)                                                                                                      \
-	X(BITMAP)                                                                                                     \
-	X(SEGMENT)                                                                                                    \
-	X(RECORD)                                                                                                     \
-	X(CHANGE)                                                                                                     \
-	X(TAIL)                                                                                                       \
-	X(LOGGED)                                                                                                     \
-	X(DATA)                                                                                                       \
-	X(EDIT)                                                                                                       \
+#define IMAGE_GROUPS(X)                                                                                                \
+	X(SUPER)                                                                                                       \
+	X(NODE)                                                                                                        \
+	X(SLOT)                                                                                                        \
+	X(REF)                                                                                                         \
+	X(INODE)                                                                                                       \
+	X(XATTR)                                                                                                       \
+	X(DIRENT)                                                                                                      \
+	X(INLINE)                                                                                                      \
+	X(EXTENT)                                                                                                      \
+	X(ORPHAN)                                                                                                      \
+	X(VOLUME)                                                                                                      \
+	X(SHARED)                                                                                                      \
+	X(SYSTEM)                                                                                                      \
+	X(SPACE)                                                                                                       \
+	X(BITMAP)                                                                                                      \
+	X(SEGMENT)                                                                                                     \
+	X(RECORD)                                                                                                      \
+	X(CHANGE)                                                                                                      \
+	X(TAIL)                                                                                                        \
+	X(LOGGED)                                                                                                      \
+	X(DATA)                                                                                                        \
+	X(EDIT)                                                                                                        \
 	X(BLOCK)
 
 enum image_group {
 #define X(name) IMAGE_##name,
 	IMAGE_GROUPS(X)
 #undef X
-	IMAGE_N_GROUPS
+		IMAGE_N_GROUPS
 };
 
 /* What a number means, which says what else could stand there. */
@@ -119,9 +119,9 @@ struct image_owner {
 	enum image_owner_kind kind;
 	uint64_t addr, copy;
 	uint32_t blocks;
-	unsigned level;		   /* nodes, space pages */
+	unsigned level;		  /* nodes, space pages */
 	struct image_place entry; /* space pages: the entry that names it; bodies: change_sum of the record */
-	uint64_t bytes;		   /* bodies */
+	uint64_t bytes;		  /* bodies */
 };
 
 /* Where the checksum of a data block stands. */
@@ -154,8 +154,8 @@ struct image {
 
 /* Made when first asked for, and kept. */
 const struct image *image_base(unsigned n);
-struct simdev *image_recipe(unsigned n);		/* image_base.c: what it is made of */
-void image_walk(struct image *);			/* image_map.c: finds the places */
+struct simdev *image_recipe(unsigned n); /* image_base.c: what it is made of */
+void image_walk(struct image *);	 /* image_map.c: finds the places */
 const char *image_group_name(enum image_group);
 
 /* The base with the changes made; for simdev_free. Too short a script is its base. */

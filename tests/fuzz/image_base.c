@@ -114,7 +114,7 @@ static void set_acl(struct recipe *r, uint64_t node, const char *name)
 		uint16_t tag, perm;
 		uint32_t id;
 	} entry[] = {
-		{ ACL_USER_OBJ, 7, UINT32_MAX }, { ACL_USER, 5, 1001 },		 { ACL_GROUP_OBJ, 5, UINT32_MAX },
+		{ ACL_USER_OBJ, 7, UINT32_MAX }, { ACL_USER, 5, 1001 },	       { ACL_GROUP_OBJ, 5, UINT32_MAX },
 		{ ACL_MASK, 5, UINT32_MAX },	 { ACL_OTHER, 4, UINT32_MAX },
 	};
 	uint8_t buf[4 + 8 * 5] = { 2 };

@@ -39,8 +39,14 @@ struct field {
 	uint16_t at;
 	uint8_t width, meaning;
 };
-#define F(type, member, means) { offsetof(type, member), sizeof(((type *)0)->member), (means) }
-#define AT(offset, width, means) { (offset), (width), (means) }
+#define F(type, member, means)                                                                                         \
+	{                                                                                                              \
+		offsetof(type, member), sizeof(((type *)0)->member), (means)                                           \
+	}
+#define AT(offset, width, means)                                                                                       \
+	{                                                                                                              \
+		(offset), (width), (means)                                                                             \
+	}
 
 static const struct field super_fields[] = {
 	F(struct disk_super, magic, MEANS_NUMBER),
@@ -82,10 +88,14 @@ static const struct field super_fields[] = {
 };
 
 static const struct field node_fields[] = {
-	F(struct disk_node, magic, MEANS_NUMBER), F(struct disk_node, level, MEANS_NUMBER),
-	F(struct disk_node, zero1, MEANS_NUMBER), F(struct disk_node, nr, MEANS_NUMBER),
-	F(struct disk_node, addr, MEANS_ADDR),	  F(struct disk_node, copy, MEANS_ADDR),
-	F(struct disk_node, gen, MEANS_GEN),	  F(struct disk_node, tree, MEANS_NUMBER),
+	F(struct disk_node, magic, MEANS_NUMBER),
+	F(struct disk_node, level, MEANS_NUMBER),
+	F(struct disk_node, zero1, MEANS_NUMBER),
+	F(struct disk_node, nr, MEANS_NUMBER),
+	F(struct disk_node, addr, MEANS_ADDR),
+	F(struct disk_node, copy, MEANS_ADDR),
+	F(struct disk_node, gen, MEANS_GEN),
+	F(struct disk_node, tree, MEANS_NUMBER),
 	AT(offsetof(struct disk_node, zero2), 8, MEANS_NUMBER),
 };
 
@@ -103,18 +113,20 @@ static const struct field ref_fields[] = {
 };
 
 static const struct field inode_fields[] = {
-	F(struct disk_inode, mode, MEANS_MODE),	       F(struct disk_inode, flags, MEANS_NUMBER),
-	F(struct disk_inode, uid, MEANS_NUMBER),       F(struct disk_inode, gid, MEANS_NUMBER),
-	F(struct disk_inode, nlink, MEANS_NUMBER),     F(struct disk_inode, state, MEANS_NUMBER),
-	F(struct disk_inode, size, MEANS_OFFSET),      F(struct disk_inode, blocks, MEANS_BLOCKS),
-	F(struct disk_inode, parent, MEANS_INO),       F(struct disk_inode, rdev_major, MEANS_NUMBER),
-	F(struct disk_inode, atime, MEANS_NUMBER),     F(struct disk_inode, ctime, MEANS_NUMBER),
-	F(struct disk_inode, mtime_ns, MEANS_NUMBER),  F(struct disk_inode, changes, MEANS_SERIAL),
+	F(struct disk_inode, mode, MEANS_MODE),	      F(struct disk_inode, flags, MEANS_NUMBER),
+	F(struct disk_inode, uid, MEANS_NUMBER),      F(struct disk_inode, gid, MEANS_NUMBER),
+	F(struct disk_inode, nlink, MEANS_NUMBER),    F(struct disk_inode, state, MEANS_NUMBER),
+	F(struct disk_inode, size, MEANS_OFFSET),     F(struct disk_inode, blocks, MEANS_BLOCKS),
+	F(struct disk_inode, parent, MEANS_INO),      F(struct disk_inode, rdev_major, MEANS_NUMBER),
+	F(struct disk_inode, atime, MEANS_NUMBER),    F(struct disk_inode, ctime, MEANS_NUMBER),
+	F(struct disk_inode, mtime_ns, MEANS_NUMBER), F(struct disk_inode, changes, MEANS_SERIAL),
 };
 
 static const struct field xattr_fields[] = {
-	F(struct disk_xattr, size, MEANS_BYTES), F(struct disk_xattr, name_len, MEANS_BYTES),
-	AT(5, 1, MEANS_NUMBER),			 AT(5, 8, MEANS_NUMBER),
+	F(struct disk_xattr, size, MEANS_BYTES),
+	F(struct disk_xattr, name_len, MEANS_BYTES),
+	AT(5, 1, MEANS_NUMBER),
+	AT(5, 8, MEANS_NUMBER),
 	AT(30, 4, MEANS_NUMBER), /* an ACL's value */
 };
 
@@ -128,10 +140,14 @@ static const struct field dirent_fields[] = {
 static const struct field inline_fields[] = { AT(0, 1, MEANS_NUMBER), AT(1, 8, MEANS_NUMBER) };
 
 static const struct field extent_fields[] = {
-	F(struct disk_extent, addr, MEANS_ADDR),     F(struct disk_extent, birth, MEANS_GEN),
-	F(struct disk_extent, blocks, MEANS_BLOCKS), F(struct disk_extent, codec, MEANS_NUMBER),
-	F(struct disk_extent, flags, MEANS_NUMBER),  F(struct disk_extent, zero, MEANS_NUMBER),
-	F(struct disk_extent, raw_len, MEANS_BYTES), AT(32, 4, MEANS_NUMBER),
+	F(struct disk_extent, addr, MEANS_ADDR),
+	F(struct disk_extent, birth, MEANS_GEN),
+	F(struct disk_extent, blocks, MEANS_BLOCKS),
+	F(struct disk_extent, codec, MEANS_NUMBER),
+	F(struct disk_extent, flags, MEANS_NUMBER),
+	F(struct disk_extent, zero, MEANS_NUMBER),
+	F(struct disk_extent, raw_len, MEANS_BYTES),
+	AT(32, 4, MEANS_NUMBER),
 	AT(36, 4, MEANS_NUMBER),
 };
 
@@ -161,12 +177,12 @@ static const struct field live_fields[] = {
 };
 
 static const struct field snapshot_fields[] = {
-	F(struct disk_snapshot, root_addr, MEANS_ADDR),	 F(struct disk_snapshot, root_copy, MEANS_ADDR),
-	F(struct disk_snapshot, root_gen, MEANS_GEN),	 F(struct disk_snapshot, levels, MEANS_NUMBER),
-	F(struct disk_snapshot, flags, MEANS_NUMBER),	 F(struct disk_snapshot, gen, MEANS_GEN),
-	F(struct disk_snapshot, parent, MEANS_SERIAL),	 F(struct disk_snapshot, dead_list, MEANS_SERIAL),
-	F(struct disk_snapshot, claims, MEANS_BLOCKS),	 F(struct disk_snapshot, name_len, MEANS_BYTES),
-	F(struct disk_snapshot, zero, MEANS_NUMBER),	 AT(80, 1, MEANS_NUMBER),
+	F(struct disk_snapshot, root_addr, MEANS_ADDR), F(struct disk_snapshot, root_copy, MEANS_ADDR),
+	F(struct disk_snapshot, root_gen, MEANS_GEN),	F(struct disk_snapshot, levels, MEANS_NUMBER),
+	F(struct disk_snapshot, flags, MEANS_NUMBER),	F(struct disk_snapshot, gen, MEANS_GEN),
+	F(struct disk_snapshot, parent, MEANS_SERIAL),	F(struct disk_snapshot, dead_list, MEANS_SERIAL),
+	F(struct disk_snapshot, claims, MEANS_BLOCKS),	F(struct disk_snapshot, name_len, MEANS_BYTES),
+	F(struct disk_snapshot, zero, MEANS_NUMBER),	AT(80, 1, MEANS_NUMBER),
 };
 
 static const struct field dead_fields[] = {
@@ -182,27 +198,29 @@ static const struct field space_fields[] = {
 };
 
 static const struct field segment_fields[] = {
-	F(struct disk_segment, magic, MEANS_NUMBER),	    F(struct disk_segment, blocks, MEANS_BLOCKS),
-	F(struct disk_segment, epoch, MEANS_NUMBER),	    F(struct disk_segment, seq, MEANS_SERIAL),
-	F(struct disk_segment, lsn, MEANS_SERIAL),	    F(struct disk_segment, durable_lsn, MEANS_SERIAL),
-	F(struct disk_segment, records, MEANS_NUMBER),	    F(struct disk_segment, record_bytes, MEANS_BYTES),
-	F(struct disk_segment, checks, MEANS_NUMBER),	    F(struct disk_segment, riding, MEANS_NUMBER),
+	F(struct disk_segment, magic, MEANS_NUMBER),   F(struct disk_segment, blocks, MEANS_BLOCKS),
+	F(struct disk_segment, epoch, MEANS_NUMBER),   F(struct disk_segment, seq, MEANS_SERIAL),
+	F(struct disk_segment, lsn, MEANS_SERIAL),     F(struct disk_segment, durable_lsn, MEANS_SERIAL),
+	F(struct disk_segment, records, MEANS_NUMBER), F(struct disk_segment, record_bytes, MEANS_BYTES),
+	F(struct disk_segment, checks, MEANS_NUMBER),  F(struct disk_segment, riding, MEANS_NUMBER),
 	F(struct disk_segment, place, MEANS_BLOCKS),
 };
 
 static const struct field record_fields[] = {
-	F(struct disk_batch, gen, MEANS_GEN),	     F(struct disk_batch, flags, MEANS_NUMBER),
-	F(struct disk_batch, changes, MEANS_NUMBER), F(struct disk_batch, fresh, MEANS_NUMBER),
-	F(struct disk_batch, taken, MEANS_NUMBER),   F(struct disk_batch, counters, MEANS_NUMBER),
-	F(struct disk_batch, bodies, MEANS_NUMBER),  F(struct disk_batch, change_bytes, MEANS_BYTES),
+	F(struct disk_batch, gen, MEANS_GEN),		F(struct disk_batch, flags, MEANS_NUMBER),
+	F(struct disk_batch, changes, MEANS_NUMBER),	F(struct disk_batch, fresh, MEANS_NUMBER),
+	F(struct disk_batch, taken, MEANS_NUMBER),	F(struct disk_batch, counters, MEANS_NUMBER),
+	F(struct disk_batch, bodies, MEANS_NUMBER),	F(struct disk_batch, change_bytes, MEANS_BYTES),
 	F(struct disk_batch, change_sum, MEANS_NUMBER),
 };
 
 static const struct field frame_fields[] = { F(struct disk_record_frame, len, MEANS_BYTES) };
 
 static const struct field change_fields[] = {
-	F(struct disk_change, op, MEANS_NUMBER), F(struct disk_change, len, MEANS_BYTES),
-	F(struct disk_change, obj, MEANS_OBJ),	 F(struct disk_change, off, MEANS_OFFSET),
+	F(struct disk_change, op, MEANS_NUMBER),
+	F(struct disk_change, len, MEANS_BYTES),
+	F(struct disk_change, obj, MEANS_OBJ),
+	F(struct disk_change, off, MEANS_OFFSET),
 };
 
 static const struct field key_fields[] = {
@@ -374,7 +392,8 @@ static void walk_node(struct image *m, uint64_t tree, uint64_t addr, const uint8
 	ADD_FIELDS(m, IMAGE_NODE, addr, 0, sizeof(*h), node_fields);
 	for (unsigned i = 0; i < le16_get(h->nr); i++) {
 		struct key key = { le64_get(slots[i].obj), le64_get(slots[i].off) };
-		size_t slot_at = sizeof(*h) + i * sizeof(*slots), at = le16_get(slots[i].val), len = le16_get(slots[i].len);
+		size_t slot_at = sizeof(*h) + i * sizeof(*slots), at = le16_get(slots[i].val),
+		       len = le16_get(slots[i].len);
 		const struct disk_ref *ref = (const void *)(buf + at);
 
 		ADD_FIELDS(m, IMAGE_SLOT, addr, slot_at, sizeof(*slots), slot_fields);
@@ -401,7 +420,8 @@ static void walk_tree(struct image *m, uint64_t tree, uint64_t addr, uint64_t co
 	if (!buf || addr + blocks > m->blocks)
 		abort();
 	simdev_peek(m->disk, addr, buf, blocks);
-	add_owner(m, &(struct image_owner){ OWNER_NODE, addr, copy, blocks, ((struct disk_node *)buf)->level, { 0 }, 0 });
+	add_owner(m,
+		  &(struct image_owner){ OWNER_NODE, addr, copy, blocks, ((struct disk_node *)buf)->level, { 0 }, 0 });
 	walk_node(m, tree, addr, buf);
 	free(buf);
 }

@@ -18,7 +18,8 @@ static void on_finding(void *arg, enum rebuild_finding finding, const char *view
 static void on_done(void *arg, const struct fs_problem_report *r, const char *action, bool lost)
 {
 	*(bool *)arg |= lost;
-	image_say("repair: problem %d, inode %llu, %s: %s", (int)r->problem, (unsigned long long)r->ino, r->text, action);
+	image_say("repair: problem %d, inode %llu, %s: %s", (int)r->problem, (unsigned long long)r->ino, r->text,
+		  action);
 }
 
 /* From the superblocks; and where that does not go, from whatever nodes there are. */

@@ -29,11 +29,48 @@ struct making {
 };
 
 static const uint64_t constants[] = {
-	0,	    1,		 2,	     3,		  7,	      8,	  15,	       16,	    17,
-	255,	    256,	 257,	     1000,	  4095,	      4096,	  4097,	       32767,	    32768,
-	65535,	    65536,	 65537,	     1u << 20,	  1u << 24,   (1u << 24) + 1, 0x7fffffff,  0x80000000,	0xffffffff,
-	1ull << 32, 1ull << 40,	 1ull << 44, (1ull << 44) + 1, (1ull << 44) - 4096, (1ull << 48) - 1, 1ull << 48, 1ull << 51,
-	1ull << 55, (1ull << 56) - 1, 1ull << 56, INT64_MAX,  (uint64_t)INT64_MIN, UINT64_MAX - 4095, UINT64_MAX - 1,
+	0,
+	1,
+	2,
+	3,
+	7,
+	8,
+	15,
+	16,
+	17,
+	255,
+	256,
+	257,
+	1000,
+	4095,
+	4096,
+	4097,
+	32767,
+	32768,
+	65535,
+	65536,
+	65537,
+	1u << 20,
+	1u << 24,
+	(1u << 24) + 1,
+	0x7fffffff,
+	0x80000000,
+	0xffffffff,
+	1ull << 32,
+	1ull << 40,
+	1ull << 44,
+	(1ull << 44) + 1,
+	(1ull << 44) - 4096,
+	(1ull << 48) - 1,
+	1ull << 48,
+	1ull << 51,
+	1ull << 55,
+	(1ull << 56) - 1,
+	1ull << 56,
+	INT64_MAX,
+	(uint64_t)INT64_MIN,
+	UINT64_MAX - 4095,
+	UINT64_MAX - 1,
 	UINT64_MAX,
 };
 #define N_CONSTANTS (sizeof(constants) / sizeof(constants[0]))
@@ -78,8 +115,15 @@ static struct image_place pick(const struct image_list *l, uint64_t n)
 static uint64_t from_pool(struct making *k, enum image_meaning meaning, uint64_t n)
 {
 	const struct image *m = k->m;
-	const uint64_t edges[] = { 0,	      1,	 SPACE_META_GROUP0, m->log_start, m->log_start + m->log_blocks,
-				   m->blocks, m->blocks - 1, m->blocks / 2, SPACE_GROUP_BLOCKS };
+	const uint64_t edges[] = { 0,
+				   1,
+				   SPACE_META_GROUP0,
+				   m->log_start,
+				   m->log_start + m->log_blocks,
+				   m->blocks,
+				   m->blocks - 1,
+				   m->blocks / 2,
+				   SPACE_GROUP_BLOCKS };
 
 	switch (meaning) {
 	case MEANS_ADDR:
@@ -177,7 +221,9 @@ static bool edit_open(struct making *k, uint64_t addr, struct edit *e)
 	for (unsigned i = 0; i < e->n; i++) {
 		struct item *it = &e->item[i];
 
-		*it = (struct item){ { le64_get(s[i].obj), le64_get(s[i].off) }, le16_get(s[i].val), le16_get(s[i].len) };
+		*it = (struct item){ { le64_get(s[i].obj), le64_get(s[i].off) },
+				     le16_get(s[i].val),
+				     le16_get(s[i].len) };
 		if ((uint32_t)it->val + it->len > size)
 			return false;
 	}
@@ -257,9 +303,10 @@ static struct key edit_key(struct making *k, struct key key, enum edit_what what
 	switch (what) {
 	case EDIT_MOVE_OFF:
 	case EDIT_COPY_OFF:
-		key.off = value % 4 == 3 ? value >> 2 : key.off + (value % 4 == 0 ? (value >> 2) % 512 - 256 :
-								    value % 4 == 1 ? ((value >> 2) % 64 - 32) * BLOCK_SIZE :
-										     UINT64_C(1) << (value >> 2) % 64);
+		key.off = value % 4 == 3 ? value >> 2
+					 : key.off + (value % 4 == 0   ? (value >> 2) % 512 - 256
+						      : value % 4 == 1 ? ((value >> 2) % 64 - 32) * BLOCK_SIZE
+								       : UINT64_C(1) << (value >> 2) % 64);
 		break;
 	case EDIT_MOVE_INO:
 	case EDIT_COPY_INO:
@@ -285,7 +332,8 @@ static bool edit_bring(struct making *k, struct edit *e, uint64_t n, struct item
 	    sizeof(*h) + le16_get(h->nr) * sizeof(*s) > size ||
 	    (uint32_t)le16_get(s[i].val) + le16_get(s[i].len) > size)
 		return false;
-	*ret = (struct item){ { le64_get(s[i].obj), le64_get(s[i].off) }, (uint16_t)(size + le16_get(s[i].val)),
+	*ret = (struct item){ { le64_get(s[i].obj), le64_get(s[i].off) },
+			      (uint16_t)(size + le16_get(s[i].val)),
 			      le16_get(s[i].len) };
 	return size + le16_get(s[i].val) <= UINT16_MAX;
 }
@@ -442,8 +490,8 @@ static void fix_space(struct making *k, const struct image_owner *o)
 	simdev_peek(k->disk, o->addr, page, 1);
 	sum = XXH3_64bits_withSeed(page, BLOCK_SIZE, le64_get(e.gen) ^ o->addr);
 	put(k,
-	    (struct image_place){ o->entry.block,
-				  (uint16_t)(o->entry.at + offsetof(struct disk_space_entry, sum)), 8, MEANS_NUMBER },
+	    (struct image_place){ o->entry.block, (uint16_t)(o->entry.at + offsetof(struct disk_space_entry, sum)), 8,
+				  MEANS_NUMBER },
 	    sum ? sum : 1, false);
 }
 
@@ -486,7 +534,8 @@ static void fix_owner(struct making *k, const struct image_owner *o)
 
 static void fix_sums(struct making *k)
 {
-	static const enum image_owner_kind order[] = { OWNER_BODY, OWNER_NODE, OWNER_SPACE, OWNER_SEGMENT, OWNER_SUPER };
+	static const enum image_owner_kind order[] = { OWNER_BODY, OWNER_NODE, OWNER_SPACE, OWNER_SEGMENT,
+						       OWNER_SUPER };
 
 	for (uint64_t addr = 0; addr < k->m->blocks; addr++)
 		if (k->data[addr])
@@ -638,7 +687,8 @@ size_t image_mutate(uint8_t *buf, size_t len, size_t cap, struct rng *rng)
 		memmove(buf + at, buf + at + each, len - at - each);
 		return len - each;
 	case 3:
-		c.value = le64_put(rng_chance(rng, 1, 2) ? some_value(rng) : le64_get(c.value) + rng_below(rng, 17) - 8);
+		c.value =
+			le64_put(rng_chance(rng, 1, 2) ? some_value(rng) : le64_get(c.value) + rng_below(rng, 17) - 8);
 		break;
 	case 4:
 		c.place = le32_put(rng_chance(rng, 1, 2) ? (uint32_t)rng_next(rng) : le32_get(c.place) + 1);

@@ -503,7 +503,8 @@ static void change_files(struct image_work *w, unsigned steps)
 			break;
 		case 7:
 			if (rng_chance(&w->rng, 1, 4))
-				result(w, rng_chance(&w->rng, 1, 4) ? store_checkpoint(fs_store(w->fs)) : fs_sync(w->fs),
+				result(w,
+				       rng_chance(&w->rng, 1, 4) ? store_checkpoint(fs_store(w->fs)) : fs_sync(w->fs),
 				       "sync");
 			break;
 		default:

@@ -1,3 +1,10 @@
+/*
+ * crashmain.c - see crashmain.h
+ *
+ * A sequence is a number: what it begins with and how it is tried are its lowest digit, its operations the others. Numbers are
+ * gone through in steps of a number that has no factor in common with how many there are, chosen by seed: so each comes once,
+ * and whatever ends it early, it has been everywhere. Shards take every so many-th.
+ */
 #include "tests/kit/crashmain.h"
 
 #include <getopt.h>

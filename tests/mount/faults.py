@@ -215,7 +215,7 @@ class Daemon:
                 # Answered once it serves.
                 os.statvfs(MNT)
             except OSError as e:
-                if e.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+                if e.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED):
                     self.wait()
 
     def mounted(self):

@@ -26,6 +26,13 @@ enum how { ZEROS, FLIP, OLDER, HOWS };
 
 static const char *const how_names[] = { "zeros", "a flipped bit", "older content" };
 
+/* The address sanitizer makes a mount ten times as long. */
+#ifdef __SANITIZE_ADDRESS__
+#define EVERY 5u
+#else
+#define EVERY 1u
+#endif
+
 struct row {
 	const char *name;
 	uint64_t blocks;
@@ -169,7 +176,7 @@ static void any_block(void **state)
 				uint64_t addr = m.p.at[i].addr + b;
 
 				/* Of many places each in one way. */
-				if (m.p.n > 60 && how != (i + b) % HOWS)
+				if ((m.p.n > 60 && how != (i + b) % HOWS) || (i + b) % EVERY)
 					continue;
 				m.k.disk = simdev_clone(whole);
 				if (damage(&m, m.k.disk, addr, how)) {
@@ -187,7 +194,7 @@ static void any_block(void **state)
 	for (size_t i = 0; i < m.p.n; i++)
 		level = m.p.at[i].kind == META_NODE && m.p.at[i].level > level ? m.p.at[i].level : level;
 	print_message("# %zu places, trees of %u levels, %u damages\n", m.p.n, level + 1, m.damaged);
-	assert_true(m.damaged > 50);
+	assert_true(m.damaged > 50 / EVERY);
 	release(&m);
 }
 

@@ -62,6 +62,13 @@ static void write_file(struct world *w, struct known *k, unsigned blocks)
 	}
 }
 
+/* Its first block again, with the same content. */
+static int write_first(struct world *w, const struct known *k)
+{
+	memset(w->buf, byte_at(k->ino, 0), B);
+	return k->size < B ? 0 : fs_write(w->f.k.fs, k->ino, w->buf, B, 0, 0);
+}
+
 static void add(struct world *w, const char *dir, unsigned i, struct rng *r)
 {
 	struct known *k = &w->known[w->n++];
@@ -315,13 +322,8 @@ static void ranges_that_are_lost_are_told_file_by_file(void **state)
 		}
 		/* Some has been written since: it is in the log, and laid over what was lost. */
 		if (round % 3 == 0)
-			for (unsigned i = 0; i < 5; i++) {
-				struct known *k = &w->known[3 + rng_below(&r, FILES)];
-
-				memset(w->buf, byte_at(k->ino, 0), B);
-				if (k->size >= B)
-					(void)fs_write(w->f.k.fs, k->ino, w->buf, B, 0, 0);
-			}
+			for (unsigned i = 0; i < 5; i++)
+				(void)write_first(w, &w->known[3 + rng_below(&r, FILES)]);
 		remount(w, true);
 		storekit_quiet();
 		print_message("# %s\n", text);
@@ -496,13 +498,8 @@ static void leaves_that_are_lost_are_told_file_by_file(void **state)
 		assert_int_equal(store_checkpoint(fs_store(w->f.k.fs)), 0);
 		batch_close(w->f.b);
 		if (crash) { /* with something in the log */
-			for (unsigned i = 3; i < 20; i++) {
-				struct known *k = &w->known[i];
-
-				memset(w->buf, byte_at(k->ino, 0), B);
-				if (k->size >= B)
-					assert_int_equal(fs_write(w->f.k.fs, k->ino, w->buf, B, 0, 0), 0);
-			}
+			for (unsigned i = 3; i < 20; i++)
+				assert_int_equal(write_first(w, &w->known[i]), 0);
 			assert_int_equal(fs_sync(w->f.k.fs), 0);
 			fs_crash(w->f.k.fs);
 		} else {

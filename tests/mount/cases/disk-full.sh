@@ -3,7 +3,7 @@
 # size: 64M
 # time: 90 900
 
-rounds=$(short_or_long 4 100)
+rounds=$(short_or_long 4 60)
 python3 "$TOP/tests/mount/full.py" "$MNT" "$rounds" "$SEED"
 cd /
 umount_fs

@@ -134,7 +134,7 @@ static int on_extent(void *arg, const struct extent *x)
 		return 0;
 	if (!space_valid(r->space, x->addr, x->blocks))
 		return refuse(s, "its blocks are not on the device:", x->addr);
-	if (x->birth > s->v->sn.gen)
+	if (!x->birth || x->birth > s->v->sn.gen)
 		return refuse(s, "its blocks are younger than the view:", x->addr);
 	for (; (n = rmap_piece(&r->vd, &at, x->addr + x->blocks, true)); at += n)
 		rmap_set(&r->vt, at, n);
@@ -149,7 +149,8 @@ static int on_shared(void *arg, struct key key, const void *val, size_t len)
 	struct rshareds *v = &s->v->shared;
 	const struct disk_shared *d = val;
 
-	if (shared_row.validate(key, val, len) || !space_valid(s->r->space, key.off, 1)) {
+	if (shared_row.validate(key, val, len) || !space_valid(s->r->space, key.off, 1) || !le64_get(d->birth) ||
+	    le64_get(d->birth) > s->v->sn.gen) {
 		s->v->recount = true;
 		return rebuild_found(s->r, REBUILD_SHARED, s->v, "the record of block %" PRIu64 " is not valid",
 				     key.off);

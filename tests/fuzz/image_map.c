@@ -509,7 +509,7 @@ static void walk_record(struct image *m, uint64_t block, size_t at, const uint8_
 		struct image_place sum = place_at(block, at + offsetof(struct disk_batch, change_sum), 8, MEANS_NUMBER);
 
 		body = le32_get(d->bodies) * sizeof(struct disk_body);
-		if (sum.at + 8 <= BLOCK_SIZE)
+		if ((size_t)sum.at + 8 <= BLOCK_SIZE)
 			walk_body(m, d, (const void *)(d + 1), sum);
 		for (uint32_t i = 0; i < le32_get(d->bodies); i++)
 			ADD_FIELDS(m, IMAGE_TAIL, block, at + sizeof(*d) + i * sizeof(struct disk_body),

@@ -114,6 +114,13 @@ static void got_ready(struct loop *l)
 		l->opt.ready(l->opt.arg);
 }
 
+/* The kernel takes no further request to a connection that refused INIT, and keeps the mount all the same. */
+static void init_failed(struct loop *l)
+{
+	atomic_store(&l->err, l->init_err);
+	loop_stop(l);
+}
+
 void loop_serve(struct loop *l, const void *request, size_t len)
 {
 	const struct fuse_in_header *in = request;
@@ -131,7 +138,9 @@ void loop_serve(struct loop *l, const void *request, size_t len)
 		if (opcode == FUSE_INIT)
 			l->init_unique = in->unique;
 		fuse_session_process_buf(l->opt.session, &buf);
-		if (opcode == FUSE_INIT && !l->ready)
+		if (opcode == FUSE_INIT && l->init_err)
+			init_failed(l);
+		else if (opcode == FUSE_INIT && !l->ready)
 			got_ready(l);
 	}
 	atomic_fetch_sub(&l->active, 1);
@@ -176,6 +185,7 @@ static ssize_t answer_init(struct loop *l, int fd, const struct iovec *iov, int 
 	struct fuse_init_out init;
 	struct iovec patched[2] = { iov[0], { &init, sizeof(init) } };
 
+	l->init_err = out->error;
 	if (n != 2 || out->error || iov[1].iov_len != sizeof(init) || !(asked->flags & INIT_EXT) ||
 	    !(asked->flags2 & INIT_OVER_IO_URING_2))
 		return writev(fd, iov, n);

@@ -47,6 +47,7 @@ struct loop {
 	atomic_int err;	      /* why it stopped, if not for a good reason */
 	bool ready;	      /* INIT has been answered; guarded by being before everything else */
 	uint64_t init_unique; /* INIT being answered, 0: not */
+	int init_err;	      /* what it was answered with */
 	bool ring_offered;    /* by the kernel */
 	struct rings *rings;  /* NULL: /dev/fuse only */
 

@@ -62,11 +62,16 @@ static int check_fields(const struct super *s, uint64_t where)
 		return corrupt("superblock", where, "node size", s->node_size, NODE_SIZE_MIN);
 	if (s->log_start < log_min || s->log_start >= SPACE_GROUP_BLOCKS)
 		return corrupt("superblock", where, "start of the log", s->log_start, log_min);
-	if (s->log_blocks < 1 || s->log_blocks > SPACE_GROUP_BLOCKS - s->log_start ||
+	if (s->log_blocks < SUPER_LOG_BLOCKS_MIN || s->log_blocks > SPACE_GROUP_BLOCKS - s->log_start ||
 	    s->log_start + s->log_blocks > s->blocks)
 		return corrupt("superblock", where, "blocks of the log", s->log_blocks, SPACE_GROUP_BLOCKS);
 	if (s->log_block >= s->log_blocks)
 		return corrupt("superblock", where, "position in the log", s->log_block, s->log_blocks);
+	/* Both count from 1, and never come near the end. */
+	if (!s->log_seq || s->log_seq >> 63)
+		return corrupt("superblock", where, "sequence in the log", s->log_seq, 1);
+	if (!s->log_lsn || s->log_lsn >> 63)
+		return corrupt("superblock", where, "record in the log", s->log_lsn, 1);
 	if (s->space.home >= SPACE_HOMES)
 		return corrupt("superblock", where, "home of the space map", s->space.home, SPACE_HOMES);
 	if (s->mount_epoch >> (64 - GEN_EPOCH_SHIFT))

@@ -17,6 +17,7 @@
 #define SUPER_VERSION 1u
 #define SUPER_LABEL_MAX 64u /* bytes, NUL-padded */
 #define SUPER_COUNTERS 8u
+#define SUPER_LOG_BLOCKS_MIN 64u
 
 /* Feature bits. A bit we do not know: compat, ignore; ro-compat, read-only; incompat, refuse. Numbers are for ever. */
 #define SUPER_INCOMPAT_COPIES (1u << 0) /* every node has a second copy */

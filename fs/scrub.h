@@ -22,6 +22,8 @@ struct scrub_options {
 	bool resume;	   /* go on where the last one stopped, and keep what it had found */
 };
 
+/* Less would not end within a lifetime. */
+#define SCRUB_RATE_MIN (UINT64_C(4) << 10)
 #define SCRUB_RATE_DEFAULT                                                                                             \
 	(UINT64_C(64) << 20) /* what the tool asks for: a quarter of a slow disk, nothing of a fast one */
 #define SCRUB_BAD_MAX 1000u  /* lines kept */

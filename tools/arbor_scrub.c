@@ -273,6 +273,10 @@ static int parse(int argc, char **argv, struct arguments *a)
 				fprintf(stderr, "arbor: scrub: `%s` is no size\n", optarg);
 				return SCRUB_USAGE;
 			}
+			if (a->scrub.rate && a->scrub.rate < SCRUB_RATE_MIN) {
+				fprintf(stderr, "arbor: scrub: %s bytes a second would never end; 500M is 500 MiB\n", optarg);
+				return SCRUB_USAGE;
+			}
 			break;
 		case OPT_FROM:
 			if (tool_number_parse(optarg, 1, (UINT64_C(1) << 48) - 1, &a->scrub.from_ino)) {

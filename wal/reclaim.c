@@ -119,8 +119,10 @@ static void release(struct batch *b, uint64_t addr, uint64_t copy, uint32_t bloc
 	e->gen = s->live.tree.gen;
 	if (birth <= s->parent_gen) {
 		e->kind = EVENT_DEAD;
-		RB_INSERT(event_set, &s->dead, e);
-		s->n_dead++;
+		if (RB_INSERT(event_set, &s->dead, e))
+			mem_free(e); /* a damaged tree can release it twice: it is on its way already */
+		else
+			s->n_dead++;
 		return;
 	}
 	e->kind = EVENT_RELEASED;

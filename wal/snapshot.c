@@ -451,6 +451,7 @@ int snapshot_delete(struct store *s, const char *name)
  */
 static int finish_dying(struct store *s)
 {
+	uint64_t before = 0;
 	int err;
 
 	for (;;) {
@@ -466,6 +467,9 @@ static int finish_dying(struct store *s)
 		mem_free(a.at);
 		if (err || !id)
 			return err;
+		if (id == before) /* no one dies who has several children */
+			return corrupt("snapshot", id, "a deletion that does not end", id, 0);
+		before = id;
 		err = snapshot_take_out(s, id);
 		if (err)
 			return err;

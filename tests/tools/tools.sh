@@ -379,6 +379,7 @@ expect "arbor status of a directory elsewhere" 1 'not on an ArborFS filesystem' 
 expect "arbor help scrub" 0 'Usage: arbor scrub' "$arbor" help scrub
 expect "arbor scrub of nothing" 16 'a mount point is missing' "$arbor" scrub
 expect "arbor scrub with a rate that is none" 16 'is no size' "$arbor" scrub --rate=fast /proc
+expect "arbor scrub with a rate that never ends" 16 "would never end" "$arbor" scrub --rate=500 /proc
 expect "arbor scrub, both to stop and to show" 16 'exclude each other' "$arbor" scrub --stop --status /proc
 expect "arbor scrub of a directory elsewhere" 8 'not on a mounted ArborFS' "$arbor" scrub /proc
 expect "arbor status --json of all" 0 '^\[' "$arbor" status --json

@@ -236,6 +236,7 @@ static const struct damage damages[] = {
 	{ "log_starts_inside_the_space_maps_homes", LOG_START, 8, 40, -EUCLEAN, 1 },
 	{ "log_starts_behind_the_end", LOG_START, 8, BLOCKS, -EUCLEAN, 1 },
 	{ "log_of_no_blocks", LOG_BLOCKS, 8, 0, -EUCLEAN, 1 },
+	{ "log_too_small_to_be_used", LOG_BLOCKS, 8, SUPER_LOG_BLOCKS_MIN - 1, -EUCLEAN, 1 },
 	{ "log_ends_behind_the_end", LOG_BLOCKS, 8, BLOCKS, -EUCLEAN, 1 },
 	{ "log_ends_behind_group_0", LOG_BLOCKS, 8, SPACE_GROUP_BLOCKS, -EUCLEAN, 1, { 136, 8, UINT64_C(1) << 40 } },
 	{ "log_wraps_around_from_its_length", LOG_BLOCKS, 8, UINT64_MAX - 10, -EUCLEAN, 1 },
@@ -260,6 +261,10 @@ static const struct damage damages[] = {
 	{ "space_map_at_a_home_that_is_none", 256 + 24, 1, SPACE_HOMES, -EUCLEAN, 1 },
 	{ "log_position_behind_the_log", 288, 8, 200, -EUCLEAN, 1 },
 	{ "last_log_position_is_right", 288, 8, 199, 0, 0 },
+	{ "log_goes_on_with_segment_0", 296, 8, 0, -EUCLEAN, 1 },
+	{ "log_goes_on_with_a_segment_that_is_never_reached", 296, 8, UINT64_MAX, -EUCLEAN, 1 },
+	{ "log_goes_on_with_record_0", 304, 8, 0, -EUCLEAN, 1 },
+	{ "log_goes_on_with_a_record_that_is_never_reached", 304, 8, UINT64_MAX, -EUCLEAN, 1 },
 };
 
 /* --- both slots --- */

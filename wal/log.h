@@ -24,7 +24,6 @@
 #define ARBOR_WAL_LOG_H
 
 #include "btree/dev/bdev.h"
-#include "btree/super_format.h"
 #include "wal/data.h"
 #include "wal/log_format.h"
 
@@ -49,7 +48,7 @@ struct log_options {
 	void *arg;
 };
 
-#define LOG_BLOCKS_MIN SUPER_LOG_BLOCKS_MIN
+#define LOG_BLOCKS_MIN 64u
 #define LOG_RIDE_MAX 32u
 
 /* What an operation asks for before it begins; given back by log_append or log_unadmit. */

@@ -419,6 +419,22 @@ static int on_system_item(void *arg, struct key key, const void *val, size_t len
 	return 0;
 }
 
+/* Deleting one hands what it had to the one view that derives from it. */
+static void look_at_dying(struct rebuild *r)
+{
+	for (size_t i = 0; i < r->n_views; i++) {
+		const struct rview *v = &r->views[i];
+		unsigned children = 0;
+
+		for (size_t k = 0; k < r->n_views; k++)
+			children += v->sn.id && r->views[k].sn.parent == v->sn.id;
+		if (!v->dropped || children < 2)
+			continue;
+		r->system_damaged = true;
+		rebuild_found(r, REBUILD_SNAPSHOT, v, "is being deleted, and %u views derive from it", children);
+	}
+}
+
 static int survey_system(struct rebuild *r)
 {
 	static const struct walk_ops ops = { .ref = on_system_ref, .item = on_system_item, .lost = on_system_lost };
@@ -445,6 +461,7 @@ static int survey_system(struct rebuild *r)
 		live->sn.parent = le64_get(r->live_item.parent);
 		live->sn.dead_list = le64_get(r->live_item.dead_list);
 	}
+	look_at_dying(r);
 	if (r->from_salvage) {
 		/* It may have found what no checkpoint has named yet. */
 		live->sn.gen = ((r->super.mount_epoch + 1) << GEN_EPOCH_SHIFT) - 1;

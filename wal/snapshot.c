@@ -263,11 +263,15 @@ int snapshot_load(struct store *s)
 	s->parent_dying = snapshot_by_id(&a, s->parent) && snapshot_by_id(&a, s->parent)->flags & SNAPSHOT_DYING;
 	for (size_t i = 0; !err && i < a.n; i++) {
 		const struct snapshot *sn = &a.at[i];
+		struct snapshot *child;
 
 		if (sn->id >= s->next_id || sn->dead_list >= s->next_id)
 			err = corrupt("live item", s->next_id, "the next id is in use", sn->id, sn->dead_list);
 		else if (sn->gen > s->super.gen || sn->gen <= snapshot_gen(&a, sn->parent))
 			err = corrupt("snapshot item", sn->id, "generation", sn->gen, snapshot_gen(&a, sn->parent));
+		else if (sn->flags & SNAPSHOT_DYING && snapshot_children(s, &a, sn->id, &child) > 1)
+			err = corrupt("snapshot item", sn->id, "views that derive from one being deleted",
+				      snapshot_children(s, &a, sn->id, &child), 1);
 	}
 	if (!err && s->parent && !snapshot_by_id(&a, s->parent))
 		err = corrupt("live item", s->parent, "snapshot that live derives from is not there", s->parent, 0);
@@ -467,7 +471,7 @@ static int finish_dying(struct store *s)
 		mem_free(a.at);
 		if (err || !id)
 			return err;
-		if (id == before) /* no one dies who has several children */
+		if (id == before)
 			return corrupt("snapshot", id, "a deletion that does not end", id, 0);
 		before = id;
 		err = snapshot_take_out(s, id);

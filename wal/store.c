@@ -111,6 +111,8 @@ static int write_zeros(struct bdev *dev, uint64_t addr, uint64_t blocks)
 	return err;
 }
 
+static_assert(LOG_BLOCKS_MIN == SUPER_LOG_BLOCKS_MIN, "what mkfs makes can be read");
+
 /* The log gets 1/16 of a small device and at most 64 MiB: three checkpoints' worth of records, quickly scanned. */
 uint64_t store_log_default(uint64_t blocks)
 {

@@ -101,7 +101,7 @@ grep -q "only root" "$SCRATCH/nobody" || fail "as nobody: $(cat "$SCRATCH/nobody
 as_nobody "$(command -v arbor)" status --json "$MNT" | grep -q '"scrub"' || fail "nobody cannot see the status"
 
 # A signal stops it; it goes on.
-arbor scrub --rate=1000 "$MNT" >"$SCRATCH/said" 2>&1 &
+arbor scrub --rate=4K "$MNT" >"$SCRATCH/said" 2>&1 &
 pid=$!
 running()
 {
@@ -175,6 +175,6 @@ same "blocks damaged" "$(damage "block 0 of the third one ")" 1
 scrub 5
 rm "$MNT/third"
 scrub 0
-arbor scrub --rate=1000 --background "$MNT"
+arbor scrub --rate=4K --background "$MNT"
 umount_fs
 mount_fs

@@ -89,26 +89,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	simdev_free(disk);
 	return 0;
 }
-
-uint64_t fuzz_runs(void)
-{
-	return 1000;
-}
-
-size_t fuzz_seed(uint8_t *buf, size_t cap, uint64_t seed)
-{
-	struct rng rng;
-
-	rng_seed(&rng, seed);
-	return image_script(buf, cap, &rng);
-}
-
-size_t LLVMFuzzerCustomMutator(uint8_t *buf, size_t len, size_t cap, unsigned seed)
-{
-	struct rng rng;
-
-	rng_seed(&rng, seed);
-	if (LLVMFuzzerMutate && rng_chance(&rng, 1, 3))
-		return LLVMFuzzerMutate(buf, len, cap);
-	return image_mutate(buf, len, cap, &rng);
-}

@@ -1,7 +1,5 @@
 #include "tests/fuzz/image_repair.h"
 
-#ifdef IMAGE_REPAIR
-
 #include <errno.h>
 
 #include "fs/records.h"
@@ -67,14 +65,3 @@ bool image_repair(struct simdev *disk, bool *ret_lost)
 	image_must(!fs_unmount(fs) || err, "unmounting what was repaired");
 	return !err;
 }
-
-#else
-
-bool image_repair(struct simdev *disk, bool *ret_lost)
-{
-	(void)disk;
-	*ret_lost = false;
-	return false;
-}
-
-#endif

@@ -17,6 +17,7 @@
 #include "btree/node_format.h"
 #include "btree/space_format.h"
 #include "fs/fs_format.h"
+#include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/image.h"
 #include "wal/log_format.h"
 
@@ -702,4 +703,29 @@ size_t image_mutate(uint8_t *buf, size_t len, size_t cap, struct rng *rng)
 	}
 	memcpy(buf + at, &c, each);
 	return len;
+}
+
+/* ---- what both targets tell the driver ---- */
+
+uint64_t fuzz_runs(void)
+{
+	return 1000;
+}
+
+size_t fuzz_seed(uint8_t *buf, size_t cap, uint64_t seed)
+{
+	struct rng rng;
+
+	rng_seed(&rng, seed);
+	return image_script(buf, cap, &rng);
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *buf, size_t len, size_t cap, unsigned seed)
+{
+	struct rng rng;
+
+	rng_seed(&rng, seed);
+	if (LLVMFuzzerMutate && rng_chance(&rng, 1, 3))
+		return LLVMFuzzerMutate(buf, len, cap);
+	return image_mutate(buf, len, cap, &rng);
 }

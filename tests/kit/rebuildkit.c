@@ -76,7 +76,7 @@ const struct rebuildkit_shape rebuildkit_shapes[REBUILDKIT_SHAPES] = {
 	{ "a store that was rolled back", false, true, true, true },
 };
 
-static void run_ops(struct kv_run *run, const struct kv_op *ops, size_t n)
+void rebuildkit_ops(struct kv_run *run, const struct kv_op *ops, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		int err = kv_run_op(run, &ops[i]);
@@ -120,13 +120,13 @@ void rebuildkit_init(struct rebuildkit *f, const struct rebuildkit_shape *shape)
 	memset(f, 0, sizeof(*f));
 	f->shape = shape;
 	begin(f, shape->copies);
-	run_ops(&f->run, plain_ops, ARRAY_LEN(plain_ops));
+	rebuildkit_ops(&f->run, plain_ops, ARRAY_LEN(plain_ops));
 	if (shape->snapshots)
-		run_ops(&f->run, snapshot_ops, ARRAY_LEN(snapshot_ops));
+		rebuildkit_ops(&f->run, snapshot_ops, ARRAY_LEN(snapshot_ops));
 	if (shape->rollback)
-		run_ops(&f->run, rollback_ops, ARRAY_LEN(rollback_ops));
+		rebuildkit_ops(&f->run, rollback_ops, ARRAY_LEN(rollback_ops));
 	if (shape->log)
-		run_ops(&f->run, log_ops, ARRAY_LEN(log_ops));
+		rebuildkit_ops(&f->run, log_ops, ARRAY_LEN(log_ops));
 	end(f, shape->log);
 }
 

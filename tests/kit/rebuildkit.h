@@ -44,6 +44,7 @@ void rebuildkit_init(struct rebuildkit *, const struct rebuildkit_shape *);
 /* The store and model of a run by chance, which ends at any moment. */
 void rebuildkit_init_random(struct rebuildkit *, const struct kv_profile *, bool copies, unsigned ops, struct rng *);
 void rebuildkit_release(struct rebuildkit *);
+void rebuildkit_ops(struct kv_run *, const struct kv_op *, size_t n); /* each must succeed */
 void rebuildkit_print(const struct rebuildkit *); /* the counts, as a comment */
 
 enum rebuildkit_kind { KIND_SUPER, KIND_LOG, KIND_NODE, KIND_SPACE, KIND_DATA, KIND_UNUSED };

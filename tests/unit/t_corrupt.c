@@ -14,6 +14,7 @@
 #include "btree/super_format.h"
 #include "tests/kit/kv_crash.h"
 #include "tests/kit/kv_records.h"
+#include "tests/kit/rebuildkit.h"
 #include "tests/kit/rng.h"
 #include "tests/kit/test.h"
 #include "wal/log_format.h"
@@ -68,19 +69,6 @@ struct fixture {
 	} result[KINDS];
 };
 
-static void run_ops(struct kv_run *run, const struct kv_op *ops, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		int err = kv_run_op(run, &ops[i]);
-
-		if (err) {
-			printf("# op %zu: error %d %s\n", i, -err, run->broken);
-			kv_log_print(stdout);
-		}
-		assert_int_equal(err, 0);
-	}
-}
-
 static void fixture_make(struct fixture *f, bool copies)
 {
 	struct store_mkfs_options mkfs = kv_mkfs_options;
@@ -95,9 +83,9 @@ static void fixture_make(struct fixture *f, bool copies)
 	kv_run_init(&run, disk, &f->opt, NULL, 9);
 	assert_int_equal(store_mkfs(simdev_bdev(disk), &mkfs), 0);
 	assert_int_equal(kv_run_open(&run), 0);
-	run_ops(&run, early_ops, ARRAY_LEN(early_ops));
+	rebuildkit_ops(&run, early_ops, ARRAY_LEN(early_ops));
 	f->early = simdev_clone(disk);
-	run_ops(&run, late_ops, ARRAY_LEN(late_ops));
+	rebuildkit_ops(&run, late_ops, ARRAY_LEN(late_ops));
 	kv_run_kill(&run);
 	world_copy(&f->world, model_now(&run.model));
 	kv_run_release(&run);

@@ -63,10 +63,9 @@ static void fill(const struct row *row, unsigned i, unsigned char *buf)
 	treekit_fill(buf, i + 1, len_of(row, i));
 }
 
-static struct tree_build *open_build(struct treekit *tk, const struct row *row, struct place *p)
+static struct tree_build_options options_of(struct treekit *tk, const struct row *row, struct place *p)
 {
-	struct tree_build *b = NULL;
-	const struct tree_build_options opt = {
+	return (struct tree_build_options){
 		.bdev = tk->bdev,
 		.node_size = row->node_size,
 		.tree = TREE_FILES,
@@ -76,6 +75,12 @@ static struct tree_build *open_build(struct treekit *tk, const struct row *row, 
 		.alloc = alloc,
 		.arg = p,
 	};
+}
+
+static struct tree_build *open_build(struct treekit *tk, const struct row *row, struct place *p)
+{
+	struct tree_build *b = NULL;
+	const struct tree_build_options opt = options_of(tk, row, p);
 
 	assert_int_equal(tree_build_open(&opt, &b), 0);
 	return b;
@@ -84,16 +89,7 @@ static struct tree_build *open_build(struct treekit *tk, const struct row *row, 
 static int build_all(struct treekit *tk, const struct row *row, struct place *p, struct root *ret)
 {
 	struct tree_build *b = NULL;
-	const struct tree_build_options opt = {
-		.bdev = tk->bdev,
-		.node_size = row->node_size,
-		.tree = TREE_FILES,
-		.gen = tk->next_gen,
-		.copies = row->copies,
-		.records = &treekit_records,
-		.alloc = alloc,
-		.arg = p,
-	};
+	const struct tree_build_options opt = options_of(tk, row, p);
 	unsigned char buf[8192];
 	int err = tree_build_open(&opt, &b);
 
